@@ -1,0 +1,27 @@
+package suggest
+
+import "testing"
+
+func TestNearest(t *testing.T) {
+	fields := []string{"redisHost", "redisPassword", "tableName", "ttlInSeconds", "url"}
+	for _, c := range []struct {
+		word, want string
+		found      bool
+	}{
+		{"redisHots", "redisHost", true},
+		{"REDISHOST", "redisHost", true},
+		{"redis_host", "redisHost", true},
+		{"tablename2", "tableName", true},
+		{"ttlInSecond", "ttlInSeconds", true},
+		{"url", "url", true},
+		{"ulr", "url", true},
+		{"uri", "url", true},
+		{"completelyOther", "", false},
+		{"", "", false},
+	} {
+		got, found := Nearest(c.word, fields)
+		if got != c.want || found != c.found {
+			t.Errorf("Nearest(%q) = %q, %v; want %q, %v", c.word, got, found, c.want, c.found)
+		}
+	}
+}
