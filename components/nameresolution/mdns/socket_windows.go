@@ -1,0 +1,19 @@
+package mdns
+
+import (
+	"syscall"
+
+	"golang.org/x/sys/windows"
+)
+
+// sharePort lets several programs receive on the port of multicast DNS (RFC 6762, section 15).
+func sharePort(_, _ string, c syscall.RawConn) error {
+	var failed error
+	err := c.Control(func(fd uintptr) {
+		failed = windows.SetsockoptInt(windows.Handle(fd), windows.SOL_SOCKET, windows.SO_REUSEADDR, 1)
+	})
+	if err != nil {
+		return err
+	}
+	return failed
+}
