@@ -198,7 +198,10 @@ func ParseDuration(text string, unit time.Duration) (time.Duration, error) {
 		return 0, nil
 	}
 	if n, err := strconv.ParseInt(text, 10, 64); err == nil {
-		return time.Duration(n) * unit, nil
+		if d := time.Duration(n) * unit; d/unit == time.Duration(n) {
+			return d, nil
+		}
+		return 0, fmt.Errorf("%s is longer than can be counted", text)
 	}
 	return time.ParseDuration(text)
 }

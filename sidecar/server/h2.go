@@ -1,0 +1,219 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"io"
+	"iter"
+	"log/slog"
+	"net"
+	"net/http"
+	"sync"
+
+	"golang.org/x/net/http2"
+	"golang.org/x/net/http2/h2c"
+
+	"outrigger.dev/api"
+)
+
+// newH2 serves HTTP/2 in clear text, with prior knowledge or by upgrade, through the standard library: it is rare, so it
+// may cost more than HTTP/1.1.
+func newH2(s *HTTP) *http.Server {
+	handler := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		x := &h2Exchange{w: w, r: r, limit: s.options.MaxBodyBytes, status: http.StatusOK}
+		s.handle(x)
+		x.finish()
+	})
+	h2 := &http.Server{
+		Handler:           h2c.NewHandler(handler, &http2.Server{}), // for the upgrade from HTTP/1.1
+		Protocols:         new(http.Protocols),
+		ReadHeaderTimeout: headerTimeout,
+		MaxHeaderBytes:    s.options.MaxHeaderBytes,
+		ErrorLog:          slog.NewLogLogger(s.options.Log.Handler(), slog.LevelDebug),
+	}
+	h2.Protocols.SetHTTP1(true)
+	h2.Protocols.SetUnencryptedHTTP2(true)
+	return h2
+}
+
+// h2Exchange is a request that came by HTTP/2.
+type h2Exchange struct {
+	w      http.ResponseWriter
+	r      *http.Request
+	limit  int64
+	status int
+	size   int64
+	body   []byte
+	stream io.ReadCloser
+	atEnd  func()
+}
+
+func (x *h2Exchange) Context() context.Context { return x.r.Context() }
+func (x *h2Exchange) Method() string           { return x.r.Method }
+func (x *h2Exchange) Path() string             { return x.r.URL.Path }
+func (x *h2Exchange) RawPath() string          { return x.r.URL.EscapedPath() }
+func (x *h2Exchange) RawQuery() string         { return x.r.URL.RawQuery }
+func (x *h2Exchange) RemoteAddress() string    { return x.r.RemoteAddr }
+func (x *h2Exchange) BadPath() bool            { return false }
+func (x *h2Exchange) RemoveHeader(name string) { x.r.Header.Del(name) }
+func (x *h2Exchange) ContentLength() int64     { return x.r.ContentLength }
+func (x *h2Exchange) Status() int              { return x.status }
+func (x *h2Exchange) Size() int64              { return x.size }
+func (x *h2Exchange) AtEnd(f func())           { x.atEnd = f }
+func (x *h2Exchange) SetStatus(status int)     { x.status = status }
+func (x *h2Exchange) Reply(body []byte)        { x.body = append([]byte(nil), body...) }
+
+func (x *h2Exchange) Header(name string) []byte {
+	if name == "Host" {
+		return []byte(x.r.Host)
+	}
+	if v := x.r.Header[name]; len(v) > 0 {
+		return []byte(v[0])
+	}
+	return nil
+}
+
+func (x *h2Exchange) Headers() iter.Seq2[[]byte, []byte] {
+	return func(yield func([]byte, []byte) bool) {
+		if !yield([]byte("Host"), []byte(x.r.Host)) {
+			return
+		}
+		for name, values := range x.r.Header {
+			for _, v := range values {
+				if !yield([]byte(name), []byte(v)) {
+					return
+				}
+			}
+		}
+	}
+}
+
+func (x *h2Exchange) ReadBody() ([]byte, error) {
+	if x.limit > 0 && x.r.ContentLength > x.limit {
+		return nil, api.ErrBodyTooLarge
+	}
+	return io.ReadAll(x.BodyReader())
+}
+
+func (x *h2Exchange) BodyReader() io.Reader {
+	if x.limit <= 0 {
+		return x.r.Body
+	}
+	return &limitedReader{r: x.r.Body, left: x.limit}
+}
+
+// limitedReader fails when more than its limit is read.
+type limitedReader struct {
+	r    io.ReadCloser
+	left int64
+}
+
+func (l *limitedReader) Read(p []byte) (int, error) {
+	if l.left < 0 {
+		return 0, api.ErrBodyTooLarge
+	}
+	if int64(len(p)) > l.left+1 {
+		p = p[:l.left+1]
+	}
+	n, err := l.r.Read(p)
+	if l.left -= int64(n); l.left < 0 {
+		return n - 1, api.ErrBodyTooLarge
+	}
+	return n, err
+}
+
+// Abort makes a blocked Read return.
+func (l *limitedReader) Abort() { _ = l.r.Close() }
+
+func (x *h2Exchange) SetHeader(name, value string) { x.w.Header().Set(name, value) }
+
+func (x *h2Exchange) AddHeader(name, value []byte) { x.w.Header().Add(string(name), string(value)) }
+
+func (x *h2Exchange) ReplyStream(body io.ReadCloser, _ int64) { x.stream = body }
+
+// finish sends the reply.
+func (x *h2Exchange) finish() {
+	defer func() {
+		if x.atEnd != nil {
+			x.atEnd()
+		}
+	}()
+	if x.stream == nil {
+		x.w.WriteHeader(x.status)
+		n, _ := x.w.Write(x.body) // a client that left does not hear of errors
+		x.size = int64(n)
+		return
+	}
+	defer x.stream.Close()
+	x.w.WriteHeader(x.status)
+	flusher, _ := x.w.(http.Flusher)
+	block := make([]byte, 32<<10)
+	for {
+		if flusher != nil {
+			flusher.Flush()
+		}
+		n, err := x.stream.Read(block)
+		x.size += int64(n)
+		if _, werr := x.w.Write(block[:n]); werr != nil {
+			return
+		}
+		if err == io.EOF {
+			return
+		}
+		if err != nil {
+			panic(http.ErrAbortHandler) // resets the stream, so that the client sees a cut
+		}
+	}
+}
+
+// handover is a listener whose connections were accepted elsewhere.
+type handover struct {
+	conns chan net.Conn
+	done  chan struct{}
+	once  sync.Once
+}
+
+func newHandover() *handover {
+	return &handover{conns: make(chan net.Conn), done: make(chan struct{})}
+}
+
+func (h *handover) give(c net.Conn) {
+	select {
+	case h.conns <- c:
+	case <-h.done:
+		_ = c.Close()
+	}
+}
+
+func (h *handover) stop() { h.once.Do(func() { close(h.done) }) }
+
+// Accept returns the next connection given.
+func (h *handover) Accept() (net.Conn, error) {
+	select {
+	case c := <-h.conns:
+		return c, nil
+	case <-h.done:
+		return nil, errors.Join(net.ErrClosed, http.ErrServerClosed)
+	}
+}
+
+// Close stops the listener.
+func (h *handover) Close() error { h.stop(); return nil }
+
+// Addr is a placeholder: the connections know theirs.
+func (h *handover) Addr() net.Addr { return &net.TCPAddr{} }
+
+// replayConn is a connection of which some bytes were read already.
+type replayConn struct {
+	net.Conn
+	first []byte
+}
+
+func (c *replayConn) Read(p []byte) (int, error) {
+	if len(c.first) > 0 {
+		n := copy(p, c.first)
+		c.first = c.first[n:]
+		return n, nil
+	}
+	return c.Conn.Read(p)
+}
