@@ -246,4 +246,3 @@ func GRPCCode(httpStatus int) codes.Code {
 		return codes.Unknown
 	}
 }
-
