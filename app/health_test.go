@@ -1,0 +1,212 @@
+package app
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/jonboulle/clockwork"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"outrigger.dev/invocation"
+)
+
+// run runs the health checks until the test ends.
+func run(t *testing.T, h *Health) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan struct{})
+	go func() { defer close(done); h.Run(ctx) }()
+	t.Cleanup(func() { cancel(); <-done })
+}
+
+func TestHealth(t *testing.T) {
+	for _, p := range []Protocol{HTTP, HTTPS, H2C, GRPC} {
+		t.Run(string(p), func(t *testing.T) {
+			clock := clockwork.NewFakeClock()
+			log := &logLines{}
+			options := Options{Protocol: p, Log: slog.New(log), APIToken: "t", Health: &HealthOptions{Path: "live", Threshold: 2, Clock: clock}}
+			var sick atomic.Int32
+			asked := make(chan struct{}, 100)
+			var c Channel
+			if p == GRPC {
+				app := &callbacks{}
+				c = serveGRPC(t, options, app)
+				defer func(probe func(context.Context) string) { c.Health().probe = probe }(c.Health().probe)
+				probe := c.Health().probe
+				c.Health().probe = func(ctx context.Context) string {
+					app.mu.Lock()
+					app.sick = nil
+					if sick.Load() != 0 {
+						app.sick = status.Error(codes.Unimplemented, "sick")
+					}
+					app.mu.Unlock()
+					defer func() { asked <- struct{}{} }()
+					return probe(ctx)
+				}
+			} else {
+				c = serve(t, options, func(w http.ResponseWriter, r *http.Request) {
+					if r.URL.Path == "/live" {
+						if len(r.Header) > 0 || r.Method != "GET" {
+							t.Errorf("%s %v", r.Method, r.Header)
+						}
+						w.WriteHeader(204 + int(sick.Load()))
+						asked <- struct{}{}
+					}
+				})
+			}
+			h := c.Health()
+			changes := make(chan bool, 10)
+			h.OnChange(func(healthy bool) { changes <- healthy })
+			req := &invocation.Request{Verb: "GET"}
+			if _, err := c.Invoke(t.Context(), req); !errors.Is(err, ErrUnhealthy) ||
+				err.Error() != "rpc error: code = Internal desc = app is not in a healthy state" {
+				t.Errorf("before the first probe: %v", err)
+			}
+			_, changed := h.Watch()
+			run(t, h)
+			<-asked
+			if !<-changes {
+				t.Error("not healthy after a good probe")
+			}
+			<-changed
+			if _, err := c.Invoke(t.Context(), req); err != nil {
+				t.Error(err)
+			}
+			probe := func(status int32) {
+				t.Helper()
+				sick.Store(status)
+				if err := clock.BlockUntilContext(t.Context(), 1); err != nil {
+					t.Fatal(err)
+				}
+				clock.Advance(5 * time.Second)
+				<-asked
+			}
+			// Failures with a success between them do not add up.
+			probe(98)
+			probe(0)
+			probe(98)
+			probe(0)
+			if len(changes) > 0 || !h.Healthy() {
+				t.Error("failures that are not consecutive count")
+			}
+			probe(98) // 302: redirects are failures
+			probe(299)
+			if <-changes {
+				t.Error("healthy after two failures")
+			}
+			if _, err := c.Invoke(t.Context(), req); !errors.Is(err, ErrUnhealthy) {
+				t.Error(err)
+			}
+			probe(0)
+			if !<-changes {
+				t.Error("not healthy again")
+			}
+			reason := "Health check failed with status code: 503"
+			if p == GRPC {
+				reason = "Probe error: "
+			}
+			if log.count("App entered healthy status") != 2 || log.count("App entered un-healthy status: "+reason) != 1 {
+				t.Errorf("logged %q", log.lines)
+			}
+		})
+	}
+}
+
+func TestProbeOfAbsentApp(t *testing.T) {
+	for _, p := range []Protocol{HTTP, H2C} {
+		c, err := New(Options{Protocol: p, Port: 1, Health: &HealthOptions{}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		h := c.Health()
+		if got, want := h.ask(t.Context()), `Network error: Get "http://127.0.0.1:1/healthz": dial tcp 127.0.0.1:1: connect: connection refused`; got != want {
+			t.Errorf("%s, want %s", got, want)
+		}
+		c.Close(t.Context())
+	}
+}
+
+func TestProbeTimeout(t *testing.T) {
+	c := serve(t, Options{Health: &HealthOptions{Timeout: 20 * time.Millisecond}}, func(w http.ResponseWriter, r *http.Request) { <-r.Context().Done() })
+	if reason := c.Health().ask(t.Context()); reason == "" {
+		t.Error("an app that does not answer is healthy")
+	}
+}
+
+func TestHealthOff(t *testing.T) {
+	c := serve(t, Options{}, func(http.ResponseWriter, *http.Request) {})
+	changes := make(chan bool, 2)
+	c.Health().OnChange(func(healthy bool) { changes <- healthy })
+	if healthy, _ := c.Health().Watch(); !healthy || !c.Health().Healthy() {
+		t.Error("not healthy")
+	}
+	run(t, c.Health())
+	if !<-changes {
+		t.Error("not reported healthy")
+	}
+}
+
+func TestHealthOptions(t *testing.T) {
+	if err := (HealthOptions{Interval: time.Second, Timeout: 2 * time.Second}).Check(); err == nil ||
+		err.Error() != "value for 'health-probe-timeout' must be smaller than 'health-probe-interval'" {
+		t.Error(err)
+	}
+	if err := (HealthOptions{Interval: -1, Timeout: -1}).Check(); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestWaitForPort(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	port := l.Addr().(*net.TCPAddr).Port
+	l.Close()
+	log, clock := &logLines{}, clockwork.NewFakeClock()
+	done := make(chan error)
+	go func() { done <- WaitForPort(t.Context(), WaitOptions{Port: port, Log: slog.New(log), Clock: clock}) }()
+	waiting := fmt.Sprintf("waiting for application to listen on port %d", port)
+	until(t, "it logs that it waits", func() bool {
+		clock.Advance(100 * time.Millisecond)
+		return log.count(waiting) > 0
+	})
+	if l, err = net.Listen("tcp", l.Addr().String()); err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	until(t, "it finds the app", func() bool {
+		clock.Advance(100 * time.Millisecond)
+		select {
+		case err = <-done:
+			return true
+		default:
+			return false
+		}
+	})
+	if err != nil || log.count(fmt.Sprintf("application discovered on port %d", port)) != 1 ||
+		log.lines[0] != fmt.Sprintf("application protocol: http. waiting on port %d.  This will block until the app is listening on that port.", port) {
+		t.Errorf("%v, %q", err, log.lines)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
+	defer cancel()
+	if err := WaitForPort(ctx, WaitOptions{Protocol: HTTPS, Port: port}); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("a port without TLS passed for https: %v", err)
+	}
+	s := httptest.NewTLSServer(nil)
+	defer s.Close()
+	s.Config.ErrorLog = slog.NewLogLogger(slog.NewTextHandler(io.Discard, nil), slog.LevelError)
+	if err := WaitForPort(t.Context(), WaitOptions{Protocol: GRPCS, Port: s.Listener.Addr().(*net.TCPAddr).Port}); err != nil {
+		t.Error(err)
+	}
+}

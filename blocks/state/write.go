@@ -1,0 +1,209 @@
+package state
+
+import (
+	"context"
+	"errors"
+
+	"google.golang.org/grpc/codes"
+
+	"outrigger.dev/api"
+	stores "outrigger.dev/components/state"
+)
+
+// Save writes items. Several are independent of each other: those that can be written are, and the call fails if one of them
+// fails (Dapr API, state: bulk writes). The keys of items are the app's; the slice is changed. The errors are [*api.Error].
+func (s *State) Save(ctx context.Context, store string, items []stores.SetRequest) error {
+	e, err := s.open(store)
+	if err != nil {
+		return err
+	}
+	defer e.Release()
+	return s.save(ctx, e.Component, items)
+}
+
+func (s *State) save(ctx context.Context, in *instance, items []stores.SetRequest) error {
+	for i := range items {
+		if err := in.savable(items[i].Key); err != nil {
+			return err
+		}
+	}
+	if len(items) == 0 {
+		return nil
+	}
+	for i := range items {
+		in.prepare(&items[i])
+	}
+	start := s.begin()
+	var err error
+	if len(items) == 1 {
+		err = in.store.Set(ctx, items[0])
+	} else {
+		err = joined(each(len(items), 0, func(i int) error { return in.store.Set(ctx, items[i]) }))
+	}
+	s.end(in, "set", err, start)
+	if err != nil {
+		return withETag(api.ErrStateSave(in.name, err), err)
+	}
+	return nil
+}
+
+// savable refuses keys that nothing can be saved under.
+func (in *instance) savable(key string) error {
+	if key == "" {
+		return api.ErrStateKeyMissing()
+	}
+	return in.legal(key)
+}
+
+// prepare turns the request of an app into the one for the store.
+func (in *instance) prepare(item *stores.SetRequest) {
+	item.Key = in.prefix + item.Key
+	if in.cipher != nil {
+		item.Value = in.cipher.encrypt(item.Value)
+	}
+}
+
+// Delete removes one item; a missing one is no error unless there is an etag. The key is the app's. The errors are
+// [*api.Error].
+func (s *State) Delete(ctx context.Context, store string, item stores.DeleteRequest) error {
+	e, err := s.open(store)
+	if err != nil {
+		return err
+	}
+	defer e.Release()
+	in, key := e.Component, item.Key
+	if err := in.legal(key); err != nil {
+		return err
+	}
+	item.Key = in.prefix + key
+	start := s.begin()
+	err = in.store.Delete(ctx, item)
+	s.end(in, "delete", err, start)
+	if err != nil {
+		return withETag(api.ErrStateDelete(key, err), err)
+	}
+	return nil
+}
+
+// BulkDelete removes items, independently of each other like [State.Save]. The keys are the app's; the slice is changed. The
+// errors are [*api.Error].
+func (s *State) BulkDelete(ctx context.Context, store string, items []stores.DeleteRequest) error {
+	e, err := s.open(store)
+	if err != nil {
+		return err
+	}
+	defer e.Release()
+	in := e.Component
+	for i := range items {
+		if err := in.legal(items[i].Key); err != nil {
+			return err
+		}
+	}
+	if len(items) == 0 {
+		return nil
+	}
+	for i := range items {
+		items[i].Key = in.prefix + items[i].Key
+	}
+	start := s.begin()
+	if len(items) == 1 {
+		err = in.store.Delete(ctx, items[0])
+	} else {
+		err = joined(each(len(items), 0, func(i int) error { return in.store.Delete(ctx, items[i]) }))
+	}
+	s.end(in, "bulk_delete", err, start)
+	if err != nil {
+		return withETag(api.ErrStateBulkDelete(store, err), err)
+	}
+	return nil
+}
+
+// Transact applies operations as one. Their keys are the app's, and may be empty; the requests are changed. The errors are
+// [*api.Error]; a wrong etag is a failed transaction like any other.
+func (s *State) Transact(ctx context.Context, store string, operations []stores.Operation, metadata map[string]string) error {
+	e, err := s.open(store)
+	if err != nil {
+		return err
+	}
+	defer e.Release()
+	for i := range operations {
+		if err := e.Component.legal(operations[i].Key()); err != nil {
+			return err
+		}
+	}
+	transactor, err := e.Component.transactor()
+	if err != nil {
+		return err
+	}
+	return s.transact(ctx, e.Component, transactor, operations, metadata)
+}
+
+// transactor is the store if it has transactions.
+func (in *instance) transactor() (stores.Transactor, error) {
+	if t, ok := in.store.(stores.Transactor); ok {
+		return t, nil
+	}
+	return nil, api.ErrStateTransactionsNotSupported(in.name)
+}
+
+// transact runs operations whose keys were found legal.
+func (s *State) transact(ctx context.Context, in *instance, t stores.Transactor, operations []stores.Operation, metadata map[string]string) error {
+	if l, ok := in.store.(stores.TransactionLimiter); ok {
+		if limit := l.MaxOperations(); limit > 0 && len(operations) > limit {
+			return api.ErrStateTooManyOperations(in.name, len(operations), limit)
+		}
+	}
+	for _, o := range operations {
+		if o.Set != nil {
+			in.prepare(o.Set)
+		} else {
+			o.Delete.Key = in.prefix + o.Delete.Key
+		}
+	}
+	start := s.begin()
+	err := t.Transact(ctx, stores.TransactionRequest{Operations: operations, Metadata: metadata})
+	s.end(in, "transaction", err, start)
+	if err != nil {
+		return api.ErrStateTransaction(err)
+	}
+	return nil
+}
+
+// withETag gives the error of a write the status of an etag that was wrong, if that was the reason.
+func withETag(e *api.Error, err error) *api.Error {
+	etag, ok := stores.AsETagError(err)
+	switch {
+	case !ok:
+	case etag.Invalid:
+		e.HTTP, e.GRPC = 400, codes.InvalidArgument
+	default:
+		e.HTTP, e.GRPC = 409, codes.Aborted
+	}
+	return e
+}
+
+// joined makes one error of those of several writes (Dapr API, state: bulk writes). If all are about etags it is, too, and
+// as soon as one etag is invalid so is the whole.
+func joined(errs []error) error {
+	failures, etags, invalid := 0, 0, false
+	for _, err := range errs {
+		if err == nil {
+			continue
+		}
+		failures++
+		if e, ok := stores.AsETagError(err); ok {
+			etags++
+			invalid = invalid || e.Invalid
+		}
+	}
+	switch {
+	case failures == 0:
+		return nil
+	case etags < failures:
+		return errors.Join(errs...)
+	case invalid:
+		return stores.Invalid(errors.Join(errs...))
+	default:
+		return stores.Mismatch(errors.Join(errs...))
+	}
+}

@@ -1,0 +1,93 @@
+package mesh
+
+import (
+	"bytes"
+	"context"
+	"net"
+	"syscall"
+	"testing"
+	"time"
+
+	"outrigger.dev/invocation"
+)
+
+// BenchmarkInvoke is one call of 1 KiB in both directions, client and server in this process.
+func BenchmarkInvoke(b *testing.B) {
+	body := bytes.Repeat([]byte("x"), 1<<10)
+	server := NewServer(ServerOptions{AppID: "b", Handler: func(_ context.Context, req *invocation.Request) (*invocation.Response, error) {
+		resp := &invocation.Response{Status: 200, ContentType: "text/plain", Body: req.Body}
+		resp.Header.Add("X-A", "1")
+		return resp, nil
+	}})
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		b.Fatal(err)
+	}
+	served := make(chan error, 1)
+	go func() { served <- server.Serve(l) }()
+	defer func() {
+		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+		defer cancel()
+		if err := server.Shutdown(ctx); err != nil {
+			b.Error(err)
+		}
+		<-served
+	}()
+	for _, wire := range []struct {
+		name string
+		grpc bool
+	}{{"exchange", false}, {"grpc", true}} {
+		for _, parallel := range []bool{false, true} {
+			name := wire.name
+			if parallel {
+				name += "-parallel"
+			}
+			b.Run(name, func(b *testing.B) {
+				client := NewClient(ClientOptions{GRPCOnly: wire.grpc})
+				defer client.Close()
+				call := func() {
+					req := &invocation.Request{AppID: "b", Method: "api/echo", Verb: "POST", ContentType: "text/plain", Body: body}
+					req.Header.Add("User-Agent", "bench/1")
+					req.Header.Add("Accept", "*/*")
+					req.Header.Add("dapr-caller-app-id", "a")
+					req.Header.Add("dapr-callee-app-id", "b")
+					req.Header.Add("X-Forwarded-For", "127.0.0.1")
+					resp, err := client.Invoke(context.Background(), l.Addr().String(), req)
+					if err != nil {
+						b.Error(err)
+						return
+					}
+					if err := resp.Buffer(0); err != nil || len(resp.Body) != len(body) {
+						b.Errorf("%d bytes, %v", len(resp.Body), err)
+					}
+				}
+				call()
+				b.ReportAllocs()
+				before := cpu(b)
+				b.ResetTimer()
+				if parallel {
+					b.SetParallelism(16)
+					b.RunParallel(func(pb *testing.PB) {
+						for pb.Next() {
+							call()
+						}
+					})
+				} else {
+					for range b.N {
+						call()
+					}
+				}
+				b.StopTimer()
+				b.ReportMetric(float64((cpu(b)-before).Microseconds())/float64(b.N), "cpu-us/op")
+			})
+		}
+	}
+}
+
+func cpu(b *testing.B) time.Duration {
+	var usage syscall.Rusage
+	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &usage); err != nil {
+		b.Fatal(err)
+	}
+	return time.Duration(usage.Utime.Nano() + usage.Stime.Nano())
+}

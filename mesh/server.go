@@ -1,0 +1,311 @@
+package mesh
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math"
+	"net"
+	"sync"
+	"syscall"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/keepalive"
+	"google.golang.org/grpc/reflection"
+
+	internalsv1 "outrigger.dev/api/gen/internals/v1"
+	"outrigger.dev/http1"
+	"outrigger.dev/invocation"
+	"outrigger.dev/telemetry/metrics"
+)
+
+// ServerOptions of a server. Zero values mean the defaults given.
+type ServerOptions struct {
+	// Handler serves a call from another sidecar. The request's header is valid until it returns, the body's stream until
+	// the answer is closed. A failure should be a gRPC status; any other error becomes Unknown. Its context ends when the
+	// caller goes away and when the answer is complete.
+	Handler func(ctx context.Context, req *invocation.Request) (*invocation.Response, error)
+	// Proxy serves gRPC methods that are not the sidecars' own; nil refuses them as Unimplemented.
+	Proxy grpc.StreamHandler
+	// MaxBodySize bounds gRPC messages, in bytes; 0 or less means no limit. Streamed bodies have no limit here.
+	MaxBodySize int64
+	// ReadBufferSize is the sidecar's limit for the header of a request of its own app, in bytes; what other sidecars send
+	// may be somewhat longer. Default 4096.
+	ReadBufferSize int
+	// AppID is this sidecar's, for the log.
+	AppID string
+	// Security secures connections; nil means clear text.
+	Security Security
+	// GRPCOnly leaves the exchange out, so that the server is like any other sidecar's.
+	GRPCOnly bool
+	Metrics  *metrics.Metrics
+	Log      *slog.Logger
+}
+
+// Server serves the internal port: calls from other sidecars, over gRPC or the exchange, on the same listeners.
+type Server struct {
+	options ServerOptions
+	http    *http1.Server
+	grpc    *grpc.Server
+	calls   *callServer
+	limit   int // of an exchange's request header, in bytes
+
+	handed   *handover
+	handover sync.Once
+	conns    sync.WaitGroup
+	serving  sync.WaitGroup
+
+	mu        sync.Mutex
+	listeners map[net.Listener]struct{}
+	sniffing  map[net.Conn]struct{}
+	stopping  bool
+}
+
+// Keep-alive of gRPC connections (Dapr API, internal protocol: connections).
+const (
+	minPingInterval = 8 * time.Second
+	maxIdle         = 3 * time.Minute
+	pingAfter       = 10 * time.Second
+	pingTimeout     = 5 * time.Second
+)
+
+// callerHeaders is room for what the caller's sidecar adds to a request's header, and minHeaderLimit the least that is
+// accepted in all, in bytes.
+const (
+	callerHeaders  = 4 << 10
+	minHeaderLimit = 16 << 10
+)
+
+// NewServer makes a server.
+func NewServer(o ServerOptions) *Server {
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	if o.ReadBufferSize <= 0 {
+		o.ReadBufferSize = 4 << 10
+	}
+	s := &Server{
+		options: o, listeners: map[net.Listener]struct{}{}, sniffing: map[net.Conn]struct{}{}, handed: newHandover(),
+		limit: max(o.ReadBufferSize+callerHeaders, minHeaderLimit),
+	}
+	s.http = http1.NewServer(http1.ServerOptions{
+		Handler: s.serveExchange, MaxHeaderBytes: s.limit, HeaderTimeout: handshakeTimeout, Log: o.Log,
+	})
+	options := []grpc.ServerOption{
+		grpc.MaxRecvMsgSize(messageLimit(o.MaxBodySize)),
+		grpc.MaxSendMsgSize(math.MaxInt32),
+		grpc.MaxHeaderListSize(uint32(min(int64(o.ReadBufferSize)*1024, math.MaxInt32))),
+		grpc.SharedWriteBuffer(true),
+		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: minPingInterval, PermitWithoutStream: true}),
+		grpc.KeepaliveParams(keepalive.ServerParameters{MaxConnectionIdle: maxIdle, Time: pingAfter, Timeout: pingTimeout}),
+	}
+	if o.Proxy != nil {
+		options = append(options, grpc.UnknownServiceHandler(o.Proxy))
+	}
+	s.grpc = grpc.NewServer(options...)
+	s.calls = &callServer{options: &s.options}
+	internalsv1.RegisterServiceInvocationServer(s.grpc, s.calls)
+	reflection.Register(s.grpc)
+	return s
+}
+
+// messageLimit is the limit of a gRPC message for a limit of bodies: the message has more in it than the body.
+func messageLimit(body int64) int {
+	if body <= 0 || body > math.MaxInt32-envelope {
+		return math.MaxInt32
+	}
+	return int(max(body, 1<<20)) + envelope
+}
+
+const envelope = 64 << 10
+
+// Serve accepts connections until Shutdown, which closes l. The error is that of a listener that failed.
+func (s *Server) Serve(l net.Listener) error {
+	s.mu.Lock()
+	if s.stopping {
+		s.mu.Unlock()
+		return l.Close()
+	}
+	s.listeners[l] = struct{}{}
+	s.handover.Do(func() { s.serving.Go(func() { _ = s.grpc.Serve(s.handed) }) })
+	s.mu.Unlock()
+	for {
+		c, err := l.Accept()
+		if err != nil {
+			s.mu.Lock()
+			stopping := s.stopping
+			s.mu.Unlock()
+			if stopping {
+				return nil
+			}
+			if exhausted(err) {
+				s.options.Log.Warn("cannot accept a connection from another sidecar for now", "app", s.options.AppID, "error", err)
+				time.Sleep(10 * time.Millisecond)
+				continue
+			}
+			s.mu.Lock()
+			delete(s.listeners, l)
+			s.mu.Unlock()
+			return fmt.Errorf("the internal port of app %s does not accept connections any more: %w", s.options.AppID, err)
+		}
+		s.mu.Lock()
+		if s.stopping {
+			s.mu.Unlock()
+			_ = c.Close()
+			continue
+		}
+		s.sniffing[c] = struct{}{}
+		s.conns.Add(1)
+		s.mu.Unlock()
+		go s.serveConn(c)
+	}
+}
+
+// exhausted reports whether accepting failed for a shortage that passes.
+func exhausted(err error) bool {
+	return errors.Is(err, syscall.EMFILE) || errors.Is(err, syscall.ENFILE) || errors.Is(err, syscall.ENOBUFS) ||
+		errors.Is(err, syscall.ENOMEM) || errors.Is(err, syscall.ECONNABORTED)
+}
+
+// serveConn finds out which protocol a connection speaks and hands it to that server.
+func (s *Server) serveConn(raw net.Conn) {
+	defer s.conns.Done()
+	c, first, isGRPC, err := s.open(raw)
+	s.mu.Lock()
+	delete(s.sniffing, raw)
+	s.mu.Unlock()
+	if err != nil {
+		_ = raw.Close()
+		s.options.Log.Debug("a connection to the internal port ended before its first request", "app", s.options.AppID, "remote", raw.RemoteAddr().String(), "error", err)
+		return
+	}
+	if isGRPC {
+		if len(first) > 0 {
+			c = &replayConn{Conn: c, first: first}
+		}
+		s.handed.give(c)
+		return
+	}
+	s.http.ServeConn(c, first)
+}
+
+func (s *Server) open(c net.Conn) (conn net.Conn, first []byte, isGRPC bool, err error) {
+	if s.options.Security != nil {
+		ctx, cancel := context.WithTimeout(context.Background(), handshakeTimeout)
+		defer cancel()
+		protocols := []string{ProtocolExchange, ProtocolGRPC}
+		if s.options.GRPCOnly {
+			protocols = protocols[1:]
+		}
+		secured, protocol, err := s.options.Security.Server(ctx, c, protocols)
+		if err != nil {
+			return nil, nil, false, err
+		}
+		switch protocol {
+		case ProtocolGRPC:
+			return secured, nil, true, nil
+		case ProtocolExchange:
+			return secured, nil, false, nil
+		}
+		c = secured
+	}
+	if s.options.GRPCOnly {
+		return c, nil, true, nil
+	}
+	first, err = http1.Sniff(c, handshakeTimeout)
+	return c, first, http1.IsHTTP2(first), err
+}
+
+// Shutdown stops accepting, tells clients to go elsewhere and lets running calls finish. When ctx ends first, they are
+// broken off and its error is returned.
+func (s *Server) Shutdown(ctx context.Context) error {
+	s.mu.Lock()
+	s.stopping = true
+	for l := range s.listeners {
+		_ = l.Close()
+	}
+	for c := range s.sniffing {
+		_ = c.Close()
+	}
+	s.mu.Unlock()
+	var httpErr error
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		var web sync.WaitGroup
+		web.Go(func() { httpErr = s.http.Shutdown(ctx) })
+		s.grpc.GracefulStop()
+		s.handed.stop()
+		s.serving.Wait()
+		s.calls.receivers.Wait()
+		web.Wait()
+		s.conns.Wait()
+	}()
+	select {
+	case <-ended:
+		return httpErr
+	case <-ctx.Done():
+	}
+	s.grpc.Stop()
+	select {
+	case <-ended:
+		return ctx.Err()
+	case <-time.After(afterBreak):
+		return fmt.Errorf("calls from other sidecars to app %s did not end when they were broken off: %w", s.options.AppID, ctx.Err())
+	}
+}
+
+// afterBreak is how long handlers have to notice that their calls were broken off.
+const afterBreak = 2 * time.Second
+
+// handover is the listener of the gRPC server: it yields the connections that turned out to be its.
+type handover struct {
+	conns chan net.Conn
+	done  chan struct{}
+	once  sync.Once
+}
+
+func newHandover() *handover { return &handover{conns: make(chan net.Conn), done: make(chan struct{})} }
+
+func (h *handover) give(c net.Conn) {
+	select {
+	case h.conns <- c:
+	case <-h.done:
+		_ = c.Close()
+	}
+}
+
+func (h *handover) stop() { h.once.Do(func() { close(h.done) }) }
+
+// Accept returns the next connection given.
+func (h *handover) Accept() (net.Conn, error) {
+	select {
+	case c := <-h.conns:
+		return c, nil
+	case <-h.done:
+		return nil, net.ErrClosed
+	}
+}
+
+// Close stops the listener.
+func (h *handover) Close() error { h.stop(); return nil }
+
+// Addr is a placeholder: the connections know theirs.
+func (h *handover) Addr() net.Addr { return &net.TCPAddr{} }
+
+// replayConn is a connection of which some bytes were read already.
+type replayConn struct {
+	net.Conn
+	first []byte
+}
+
+func (c *replayConn) Read(p []byte) (int, error) {
+	if len(c.first) > 0 {
+		n := copy(p, c.first)
+		c.first = c.first[n:]
+		return n, nil
+	}
+	return c.Conn.Read(p)
+}
