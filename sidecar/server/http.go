@@ -233,6 +233,7 @@ func (s *HTTP) handle(x exchange) {
 		x.SetStatus(http.StatusMethodNotAllowed)
 		return
 	default:
+		x.SetHeader("X-Content-Type-Options", "nosniff")
 		text(x, http.StatusNotFound, "404 page not found\n")
 		return
 	}

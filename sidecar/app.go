@@ -1,0 +1,105 @@
+package sidecar
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"time"
+
+	"outrigger.dev/app"
+	"outrigger.dev/resource"
+	"outrigger.dev/telemetry/health"
+	"outrigger.dev/telemetry/logging"
+)
+
+// appOptions are the settings of the channel to the app.
+func (s *Sidecar) appOptions() app.Options {
+	o := &s.options
+	options := app.Options{
+		Protocol: app.Protocol(o.AppProtocol), Address: o.AppChannelAddress, Port: o.AppPort, MaxConcurrency: o.AppMaxConcurrency,
+		MaxBodySize: o.MaxBodySize, ReadBufferSize: int(o.ReadBufferSize), APIToken: o.AppToken, AppID: o.AppID,
+		Log: logging.Scope(o.Log, logging.ScopeAppHealth), Metrics: s.metrics,
+	}
+	if o.EnableAppHealthCheck {
+		options.Health = &app.HealthOptions{
+			Path: o.AppHealthCheckPath, Interval: o.AppHealthProbeInterval, Timeout: o.AppHealthProbeTimeout, Threshold: o.AppHealthThreshold, Clock: o.Clock,
+		}
+	}
+	return options
+}
+
+// openEndpoints makes the channels to HTTPEndpoint resources, whose secrets are resolved now that the stores are there.
+func (s *Sidecar) openEndpoints(ctx context.Context) (*app.External, error) {
+	o := &s.options
+	var endpoints []*resource.HTTPEndpoint
+	for _, e := range s.resources.HTTPEndpoints {
+		resolved, problems, err := s.loader.resolver.HTTPEndpoint(ctx, e)
+		reportProblems(s.log, problems)
+		if err != nil {
+			s.log.Warn(fmt.Sprintf("HTTPEndpoint %s is not loaded: %s", e.Metadata.Name, err))
+			continue
+		}
+		endpoints = append(endpoints, resolved)
+	}
+	return app.NewExternal(app.ExternalOptions{Endpoints: endpoints, MaxConcurrency: o.AppMaxConcurrency, MaxBodySize: o.MaxBodySize, Log: s.log, Metrics: s.metrics})
+}
+
+// awaitApp waits until the app listens, and follows its health from then on until ctx ends (Dapr API, start-up: steps 16
+// to 18).
+func (s *Sidecar) awaitApp(ctx context.Context, start time.Time, target *health.Target) {
+	o := &s.options
+	if s.channel == nil {
+		s.running(start, target)
+		return
+	}
+	if err := app.WaitForPort(ctx, app.WaitOptions{Protocol: app.Protocol(o.AppProtocol), Address: o.AppChannelAddress, Port: o.AppPort, Log: s.log, Clock: o.Clock}); err != nil {
+		return // the sidecar ends
+	}
+	configured := false
+	s.channel.Health().OnChange(func(healthy bool) {
+		if healthy && !configured {
+			configured = true
+			s.readAppConfig(ctx)
+		}
+	})
+	s.running(start, target)
+	s.channel.Health().Run(ctx)
+}
+
+func (s *Sidecar) running(start time.Time, target *health.Target) {
+	s.log.Info(fmt.Sprintf("dapr initialized. Status: Running. Init Elapsed %dms", s.options.Clock.Since(start).Milliseconds()))
+	target.Ready()
+}
+
+// appConfigTimeout bounds asking the app for its configuration.
+const appConfigTimeout = 30 * time.Second
+
+// readAppConfig asks the app for its configuration, which is about actors; this version only logs that it came.
+func (s *Sidecar) readAppConfig(ctx context.Context) {
+	if slices.Contains(s.options.DisableInitEndpoints, "config") {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, appConfigTimeout)
+	defer cancel()
+	config, err := s.channel.Config(ctx)
+	switch {
+	case err != nil:
+		s.log.Warn("the app's configuration could not be read", "error", err)
+	case config != nil:
+		s.log.Info("application configuration loaded")
+	}
+}
+
+// appUnhealthy is closed when the app is not healthy, at once when it never was or there is none; nil never.
+func (s *Sidecar) appUnhealthy() <-chan struct{} {
+	if s.channel == nil {
+		return nil
+	}
+	healthy, changed := s.channel.Health().Watch()
+	if !healthy {
+		now := make(chan struct{})
+		close(now)
+		return now
+	}
+	return changed
+}

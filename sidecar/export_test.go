@@ -1,0 +1,4 @@
+package sidecar
+
+// UnbuiltMethods lets tests see which methods are refused.
+var UnbuiltMethods = unbuiltMethods

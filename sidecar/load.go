@@ -1,0 +1,248 @@
+package sidecar
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+
+	"outrigger.dev/blocks/secrets"
+	"outrigger.dev/blocks/state"
+	"outrigger.dev/components"
+	secretstores "outrigger.dev/components/secretstores"
+	statestores "outrigger.dev/components/state"
+	"outrigger.dev/resource"
+	"outrigger.dev/telemetry/logging"
+	"outrigger.dev/telemetry/metrics"
+)
+
+// loader opens the components of the resources and gives them to their blocks.
+type loader struct {
+	registry  *components.Registry
+	sidecar   components.Sidecar
+	options   *Options
+	resolver  *resource.Resolver
+	templates *resource.Templates
+	state     *state.State
+	secrets   *secrets.Secrets
+	metrics   *metrics.Metrics
+	log       *slog.Logger
+
+	mu     sync.Mutex
+	loaded []*loaded
+}
+
+// loaded is a component in service, in the order of the resources.
+type loaded struct {
+	order        int
+	name         string
+	typ, version string
+	capabilities []string
+	close        func(ctx context.Context) error
+}
+
+// unbuiltCategories are those whose blocks this version does not have yet: their components are not opened.
+var unbuiltCategories = map[components.Category]string{
+	components.PubSub: "publish/subscribe", components.Bindings: "bindings", components.Configuration: "configuration", components.Lock: "distributed lock",
+	components.Crypto: "cryptography", components.Conversation: "conversation", components.Middleware: "HTTP middleware",
+}
+
+// load opens all components: secret stores first, one after the other, for they may need each other, and then the rest side
+// by side. A component that needs a secret store which is not there is parked, and opened once the store is.
+func (l *loader) load(ctx context.Context, all []*resource.Component) error {
+	var parked []int
+	var rest []int
+	for i, c := range all {
+		if c.Category() != string(components.SecretStores) {
+			rest = append(rest, i)
+			continue
+		}
+		missing, err := l.open(ctx, i, c)
+		if err != nil {
+			return err
+		}
+		if missing != "" {
+			parked = append(parked, i)
+			continue
+		}
+		// The new store may be what parked stores wait for.
+		for again := true; again; {
+			again = false
+			for p, index := range parked {
+				missing, err := l.open(ctx, index, all[index])
+				if err != nil {
+					return err
+				}
+				if missing == "" {
+					parked = append(parked[:p], parked[p+1:]...)
+					again = true
+					break
+				}
+			}
+		}
+	}
+	errs := make([]error, len(rest))
+	missing := make([]string, len(rest))
+	var group sync.WaitGroup
+	for n, index := range rest {
+		group.Go(func() { missing[n], errs[n] = l.open(ctx, index, all[index]) })
+	}
+	group.Wait()
+	for n, index := range rest {
+		if missing[n] != "" {
+			parked = append(parked, index)
+		}
+	}
+	for _, index := range parked {
+		c := all[index]
+		l.log.Warn(fmt.Sprintf("Component %s is not loaded: it references a secret store that no resource defines; add the store, or correct auth.secretStore", c.LogName()), "component", c.LogName())
+	}
+	return errors.Join(errs...)
+}
+
+// open opens one component. missing names the secret store that it has to wait for. An error is fatal; a failure that the
+// resource lets pass is only logged.
+func (l *loader) open(ctx context.Context, order int, c *resource.Component) (missing string, err error) {
+	err = l.tryOpen(ctx, order, c)
+	if waiting, ok := errors.AsType[*resource.StoreNotLoadedError](err); ok {
+		l.log.Warn(fmt.Sprintf("Component %s references a secret store that isn't loaded: %s", c.Metadata.Name, waiting.Store))
+		return waiting.Store, nil
+	}
+	if err == nil {
+		return "", nil
+	}
+	l.log.Error(fmt.Sprintf("Failed to init component %s: %s", c.LogName(), err), "component", c.LogName(), "file", c.Origin.String())
+	l.metrics.Components().InitFailed(c.Spec.Type, "init", c.Metadata.Name)
+	if c.Spec.IgnoreErrors {
+		l.log.Error(fmt.Sprintf("Ignoring error processing component: %s", err), "component", c.LogName())
+		return "", nil
+	}
+	return "", fmt.Errorf("process component %s error: %w", c.Metadata.Name, err)
+}
+
+func (l *loader) tryOpen(ctx context.Context, order int, c *resource.Component) error {
+	category, name, ok := components.SplitType(c.Spec.Type)
+	if !ok {
+		return fmt.Errorf("incorrect type %s", c.Spec.Type)
+	}
+	if block, unbuilt := unbuiltCategories[category]; unbuilt {
+		l.log.Warn(fmt.Sprintf("Component %s is not loaded: this version does not have the %s building block yet", c.LogName(), block), "component", c.LogName())
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, c.InitDeadline())
+	defer cancel()
+	resolved, problems, err := l.resolver.Component(ctx, c)
+	l.report(problems)
+	if err != nil {
+		return err
+	}
+	items, _, err := l.templates.Expand(resolved.Spec.Metadata)
+	if err != nil {
+		return initFailure("INIT_COMPONENT_FAILURE", c, err)
+	}
+	descriptor, err := l.registry.Lookup(category, name, c.Spec.Version)
+	if err != nil {
+		return initFailure("CREATE_COMPONENT_FAILURE", c, err)
+	}
+	if descriptor.Deprecated != "" {
+		l.log.Warn(fmt.Sprintf("WARNING: %s %s/%s is deprecated and will be removed in a future version, please use %s", category, c.Spec.Type, descriptor.Version, descriptor.Deprecated))
+	}
+	properties := resource.Properties(items)
+	for _, f := range descriptor.Check(properties) {
+		if !f.Fatal {
+			l.log.Warn(fmt.Sprintf("Component %s: %s", c.LogName(), f), "file", c.Origin.String())
+		}
+	}
+	instance, err := descriptor.Open(ctx, components.Instance{
+		Name: c.Metadata.Name, Type: c.Spec.Type, Version: c.Spec.Version, Properties: properties, Sidecar: l.sidecar,
+		Log: logging.Scope(l.options.Log, logging.ScopeContrib).With("component", c.LogName()), Clock: l.options.Clock,
+	})
+	if err != nil {
+		if ctx.Err() != nil {
+			err = errors.Join(err, fmt.Errorf("init timeout for component %s", c.LogName()))
+		}
+		return initFailure("INIT_COMPONENT_FAILURE", c, err)
+	}
+	return l.add(ctx, order, c, instance, properties, items)
+}
+
+func initFailure(kind string, c *resource.Component, err error) error {
+	return fmt.Errorf("[%s]: initialization error occurred for %s: %w", kind, c.LogName(), err)
+}
+
+// add puts an opened component into service.
+func (l *loader) add(ctx context.Context, order int, c *resource.Component, instance any, properties map[string]string, items []resource.NameValue) error {
+	entry := &loaded{order: order, name: c.Metadata.Name, typ: c.Spec.Type, version: c.Spec.Version}
+	switch instance := instance.(type) {
+	case statestores.Store:
+		names := map[string]string{}
+		for _, item := range items {
+			if item.SecretKeyRef.Name != "" {
+				names[item.Name] = item.SecretKeyRef.Name
+			}
+		}
+		if err := l.state.Add(state.Component{Name: c.Metadata.Name, Store: instance, Properties: properties, SecretNames: names}); err != nil {
+			return initFailure("CREATE_COMPONENT_FAILURE", c, errors.Join(err, instance.Close()))
+		}
+		entry.capabilities = statestores.Capabilities(instance)
+		entry.close = func(ctx context.Context) error {
+			return errors.Join(l.state.Remove(ctx, c.Metadata.Name), instance.Close())
+		}
+	case secretstores.Store:
+		if err := l.secrets.Add(c.Metadata.Name, instance); err != nil {
+			return initFailure("CREATE_COMPONENT_FAILURE", c, errors.Join(err, instance.Close()))
+		}
+		entry.capabilities = secretstores.Capabilities(instance)
+		entry.close = func(ctx context.Context) error {
+			return errors.Join(l.secrets.Remove(ctx, c.Metadata.Name), instance.Close())
+		}
+	default:
+		return initFailure("CREATE_COMPONENT_FAILURE", c, fmt.Errorf("components of type %s cannot be declared as resources", c.Spec.Type))
+	}
+	l.mu.Lock()
+	at := len(l.loaded)
+	for at > 0 && l.loaded[at-1].order > order {
+		at--
+	}
+	l.loaded = append(l.loaded[:at:at], append([]*loaded{entry}, l.loaded[at:]...)...)
+	l.mu.Unlock()
+	l.metrics.Components().Loaded()
+	l.metrics.Components().Init(c.Spec.Type)
+	l.log.Info("Component loaded: "+c.LogName(), "component", c.LogName())
+	return nil
+}
+
+// report logs what is wrong with resources without stopping the sidecar.
+func (l *loader) report(problems []resource.Problem) { reportProblems(l.log, problems) }
+
+func reportProblems(log *slog.Logger, problems []resource.Problem) {
+	for _, p := range problems {
+		log.Warn(p.String())
+	}
+}
+
+// close takes all components out of service and closes them, side by side.
+func (l *loader) close(ctx context.Context) error {
+	l.mu.Lock()
+	all := l.loaded
+	l.loaded = nil
+	l.mu.Unlock()
+	errs := make([]error, len(all))
+	var group sync.WaitGroup
+	for i, c := range all {
+		group.Go(func() {
+			l.log.Info(fmt.Sprintf("Shutting down component %s (%s/%s)", c.name, c.typ, c.version))
+			errs[i] = c.close(ctx)
+		})
+	}
+	group.Wait()
+	return errors.Join(errs...)
+}
+
+// newTemplates are the values of {uuid}, {podName}, {namespace} and {appID} in component metadata.
+func newTemplates(o *Options, namespace string) *resource.Templates {
+	pod, _ := o.LookupEnv("POD_NAME")
+	return &resource.Templates{PodName: pod, Namespace: namespace, AppID: o.AppID, Random: rand.Reader}
+}

@@ -1,0 +1,155 @@
+package sidecar
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"maps"
+	"os"
+	"slices"
+	"strings"
+
+	"outrigger.dev/app"
+	"outrigger.dev/blocks/invoke"
+	"outrigger.dev/blocks/secrets"
+	"outrigger.dev/blocks/state"
+	"outrigger.dev/components"
+	"outrigger.dev/components/nameresolution"
+	"outrigger.dev/mesh"
+	"outrigger.dev/resource"
+	"outrigger.dev/telemetry/logging"
+)
+
+// openResolver starts name resolution. A failure is logged and leaves the sidecar without: calls of other apps then fail.
+func (s *Sidecar) openResolver(ctx context.Context, identity components.Sidecar, down *teardown) {
+	name, version := s.config.Spec.NameResolution.Component, s.config.Spec.NameResolution.Version
+	properties := map[string]string{}
+	var err error
+	if name == "" {
+		name = s.options.NameResolution
+		maps.Copy(properties, s.options.NameResolutionProperties)
+	} else {
+		if properties, err = resolverProperties(s.config.Spec.NameResolution.Configuration); err != nil {
+			s.log.Error("spec.nameResolution.configuration is not an object", "error", err)
+		}
+	}
+	if version == "" {
+		version = "v1"
+	}
+	var resolver nameresolution.Resolver
+	var descriptor *components.Descriptor
+	descriptor, err = s.options.Registry.Lookup(components.NameResolution, name, version)
+	if err == nil {
+		for _, f := range descriptor.Check(properties) {
+			if !f.Fatal {
+				s.log.Warn("name resolution: " + f.String())
+			}
+		}
+		var opened any
+		if opened, err = descriptor.Open(ctx, components.Instance{
+			Name: name, Type: descriptor.Type(), Version: version, Properties: properties, Sidecar: identity,
+			Log: logging.Scope(s.options.Log, logging.ScopeContrib).With("component", descriptor.Type()), Clock: s.options.Clock,
+		}); err == nil {
+			resolver = opened.(nameresolution.Resolver)
+		}
+	}
+	if err != nil {
+		reason := "init"
+		if descriptor == nil {
+			reason = "creation"
+		}
+		s.metrics.Components().InitFailed("nameResolution", reason, name)
+		s.log.Error(fmt.Sprintf("failed to init name resolution %s: %s; calls of other apps will fail", name, err))
+	} else {
+		s.log.Info("Initialized name resolution to " + name)
+	}
+	s.resolver = mesh.NewResolver(mesh.ResolverOptions{Resolver: resolver, Clock: s.options.Clock})
+	// Withdrawn at the first notice, so that nobody is sent here any more.
+	down.notice = append(down.notice, func() {
+		if resolver != nil {
+			if err := resolver.Close(); err != nil {
+				s.log.Warn("name resolution did not end cleanly", "error", err)
+			}
+		}
+	})
+}
+
+// resolverProperties are the members of spec.nameResolution.configuration as texts: strings as they are, other values as
+// JSON.
+func resolverProperties(configuration resource.Value) (map[string]string, error) {
+	properties := map[string]string{}
+	if !configuration.IsSet() {
+		return properties, nil
+	}
+	var members map[string]resource.Value
+	if err := json.Unmarshal(configuration.JSON(), &members); err != nil {
+		return properties, err
+	}
+	for name, value := range members {
+		properties[name] = value.String()
+	}
+	return properties, nil
+}
+
+// openBlocks makes the building blocks and the loader that feeds them.
+func (s *Sidecar) openBlocks(namespace string, identity components.Sidecar, down *teardown) {
+	o := &s.options
+	log := logging.Scope(o.Log, logging.ScopeProcessor)
+	stateBlock := state.New(state.Options{AppID: o.AppID, Namespace: o.Namespace, Metrics: s.metrics.State(), Clock: o.Clock, Log: log})
+	secretBlock := secrets.New(secrets.Options{Metrics: s.metrics.Secrets(), Clock: o.Clock, Allowed: s.config.SecretAllowed})
+	s.loader = &loader{
+		registry: o.Registry, sidecar: identity, options: o, state: stateBlock, secrets: secretBlock, metrics: s.metrics, log: log,
+		resolver:  &resource.Resolver{Secrets: secretBlock, Env: resource.NewEnv(o.LookupEnv)},
+		templates: newTemplates(o, namespace),
+	}
+	down.close = append(down.close, s.loader.close)
+}
+
+func (s *Sidecar) warnUnusedScopes() {
+	for _, scope := range s.config.Spec.Secrets.Scopes {
+		if !slices.ContainsFunc(s.loader.list(), func(c *loaded) bool {
+			return c.name == scope.StoreName && strings.HasPrefix(c.typ, string(components.SecretStores)+".")
+		}) {
+			s.log.Warn(fmt.Sprintf("Secrets configuration added for '%s', but no matching secret store was found", scope.StoreName))
+		}
+	}
+}
+
+func (s *Sidecar) grpcApp() bool {
+	return s.options.AppProtocol == "grpc" || s.options.AppProtocol == "grpcs"
+}
+
+// openInvocation makes the channels to the app, to endpoints outside and to other sidecars, and the block that uses them.
+func (s *Sidecar) openInvocation(ctx context.Context, identity components.Sidecar, host string, down *teardown) error {
+	o := &s.options
+	hostName, err := os.Hostname()
+	if err != nil {
+		hostName = host
+	}
+	options := invoke.Options{
+		AppID: o.AppID, Namespace: identity.Namespace, HostAddress: host, HostName: hostName, InternalPort: identity.InternalPort,
+		Resolver: s.resolver, MaxBodyBytes: o.MaxBodySize, Metrics: s.metrics, Log: logging.Scope(o.Log, logging.ScopeAPI), Clock: o.Clock,
+	}
+	if o.AppPort > 0 {
+		channel, err := app.New(s.appOptions())
+		if err != nil {
+			s.log.Warn(fmt.Sprintf("failed to open %s channel to app: %s", o.AppProtocol, err))
+		} else {
+			s.channel = channel
+			options.App = channel
+			down.close = append(down.close, channel.Close)
+		}
+	}
+	external, err := s.openEndpoints(ctx)
+	if err != nil {
+		s.log.Warn(err.Error())
+	} else {
+		options.External = external
+		down.close = append(down.close, external.Close)
+	}
+	s.peers = mesh.NewClient(mesh.ClientOptions{MaxBodySize: o.MaxBodySize, Log: s.log, Metrics: s.metrics, Clock: o.Clock})
+	down.close = append(down.close, func(context.Context) error { s.peers.Close(); return nil })
+	options.Peers = s.peers
+	s.invoke = invoke.New(options)
+	return nil
+}

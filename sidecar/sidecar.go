@@ -1,0 +1,277 @@
+package sidecar
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"outrigger.dev/app"
+	"outrigger.dev/blocks/invoke"
+	"outrigger.dev/components"
+	"outrigger.dev/mesh"
+	"outrigger.dev/resource"
+	"outrigger.dev/telemetry/health"
+	"outrigger.dev/telemetry/logging"
+	"outrigger.dev/telemetry/metrics"
+)
+
+// Errors that end Run in a way the process has to answer with exit code 1.
+var (
+	// ErrShutdownTimeout says that the graceful period was over before everything had ended.
+	ErrShutdownTimeout = errors.New("Graceful shutdown timeout exceeded, forcing shutdown")
+	// ErrForced says that an immediate end was asked for by the shutdown API.
+	ErrForced = errors.New("forced shutdown requested")
+
+	errShutdownAPI = errors.New("shutdown requested")
+)
+
+// Sidecar is one sidecar. It runs once.
+type Sidecar struct {
+	options   Options
+	log       *slog.Logger
+	config    *resource.Configuration
+	resources *resource.Set
+	features  []string
+	metrics   *metrics.Metrics
+	health    *health.Registry
+	outbound  atomic.Bool
+	extended  extended
+	loader    *loader
+	invoke    *invoke.Block
+
+	channel  app.Channel
+	resolver *mesh.Resolver
+	peers    *mesh.Client
+
+	httpListeners, grpcListeners []net.Listener
+	publicListener, internal     net.Listener
+
+	ready   chan struct{} // closed when the APIs answer
+	ended   chan struct{} // closed by stop
+	endOnce sync.Once
+	reason  error
+	tasks   sync.WaitGroup
+}
+
+// New makes a sidecar; nothing runs and nothing is opened yet. It refuses options that contradict themselves.
+func New(o Options) (*Sidecar, error) {
+	if err := o.complete(); err != nil {
+		return nil, err
+	}
+	return &Sidecar{
+		options: o, log: logging.Scope(o.Log, logging.ScopeRuntime), health: health.New(), ready: make(chan struct{}), ended: make(chan struct{}),
+		resources: &resource.Set{},
+	}, nil
+}
+
+// stop ends Run for a reason; only the first call counts.
+func (s *Sidecar) stop(reason error) {
+	s.endOnce.Do(func() {
+		s.reason = reason
+		close(s.ended)
+	})
+}
+
+// Ready is closed when the APIs answer and calls can go out: what /v1.0/healthz/outbound tells.
+func (s *Sidecar) Ready() <-chan struct{} { return s.ready }
+
+// Healthy reports whether the whole sidecar is ready, as /v1.0/healthz does, and if not, which parts are missing.
+func (s *Sidecar) Healthy() (bool, []string) { return s.health.Status() }
+
+// HTTPAddress is the address of the HTTP API, valid once Ready.
+func (s *Sidecar) HTTPAddress() string { return s.httpListeners[0].Addr().String() }
+
+// GRPCAddress is the address of the gRPC API, valid once Ready.
+func (s *Sidecar) GRPCAddress() string { return s.grpcListeners[0].Addr().String() }
+
+// InternalAddress is the address other sidecars reach this one at, valid once Ready.
+func (s *Sidecar) InternalAddress() string { return s.internal.Addr().String() }
+
+// PublicAddress is the address of the public port, "" if there is none; valid once Ready.
+func (s *Sidecar) PublicAddress() string {
+	if s.publicListener == nil {
+		return ""
+	}
+	return s.publicListener.Addr().String()
+}
+
+// Run brings the sidecar up and serves until ctx ends, the shutdown API is called or something fatal happens, and then
+// brings it down within the graceful period. It returns nil after a clean end.
+func (s *Sidecar) Run(ctx context.Context) error {
+	start := s.options.Clock.Now()
+	run, cancel := context.WithCancelCause(context.WithoutCancel(ctx))
+	defer cancel(nil)
+	stopOnEnd := context.AfterFunc(ctx, func() {
+		s.blockShutdown()
+		s.stop(nil)
+	})
+	defer stopOnEnd()
+	// Starting is broken off when the end comes meanwhile.
+	starting, started := context.WithCancel(run)
+	defer started()
+	s.tasks.Go(func() {
+		select {
+		case <-s.ended:
+			started()
+		case <-starting.Done():
+		}
+	})
+	down := &teardown{}
+	err := s.up(starting, down, start)
+	if err != nil {
+		select {
+		case <-s.ended:
+			if s.reason == nil || errors.Is(s.reason, errShutdownAPI) {
+				err = nil // the end was asked for while starting
+			}
+		default:
+		}
+		s.stop(err)
+	}
+	<-s.ended
+	started()
+	if errors.Is(s.reason, ErrForced) {
+		return ErrForced
+	}
+	downErr := s.down(down)
+	s.tasks.Wait()
+	switch {
+	case err != nil:
+		return err
+	case s.reason != nil && !errors.Is(s.reason, errShutdownAPI):
+		return s.reason
+	default:
+		return downErr
+	}
+}
+
+// blockShutdown keeps everything running for the blocking period, or until the app is not healthy.
+func (s *Sidecar) blockShutdown() {
+	d := s.options.BlockShutdown
+	if d <= 0 {
+		return
+	}
+	s.log.Info(fmt.Sprintf("Blocking graceful shutdown for %s or until app reports unhealthy...", d))
+	timer := s.options.Clock.NewTimer(d)
+	defer timer.Stop()
+	unhealthy := s.appUnhealthy()
+	select {
+	case <-timer.Chan():
+		s.log.Info("Block shutdown period expired, entering shutdown...")
+	case <-unhealthy:
+		s.log.Info("App reported unhealthy, entering shutdown...")
+	case <-s.ended:
+	}
+}
+
+// teardown collects what has to be undone, in the order it is to be undone.
+type teardown struct {
+	drain  []func(context.Context) error // stop serving: side by side
+	close  []func(context.Context) error // then, one after the other, in reverse order of being added
+	notice []func()                      // first of all: tell the world
+}
+
+// up starts everything, in the order of the Dapr API (start-up).
+func (s *Sidecar) up(ctx context.Context, down *teardown, start time.Time) error {
+	o := &s.options
+	targets := map[string]*health.Target{}
+	for _, name := range []string{health.MetricsExporter, health.GRPCAPIServer, health.GRPCInternalServer, health.Runtime} {
+		targets[name] = s.health.Target(name)
+	}
+	down.notice = append(down.notice, targets[health.GRPCAPIServer].NotReady, targets[health.GRPCInternalServer].NotReady)
+	if err := s.configure(ctx); err != nil {
+		return err
+	}
+	if err := s.serveMetrics(down); err != nil {
+		return err
+	}
+	targets[health.MetricsExporter].Ready()
+
+	host, err := hostAddress(o.HostAddress)
+	if err != nil {
+		return err
+	}
+	if s.internal, err = s.bindInternal(ctx); err != nil {
+		return fmt.Errorf("failed to start internal gRPC server: %w", err)
+	}
+	down.close = append(down.close, func(context.Context) error { return ignoreClosed(s.internal.Close()) })
+	if err := s.bindFree(ctx); err != nil {
+		return err
+	}
+	switch o.InternalListenAddress {
+	case "127.0.0.1", "localhost", "[::1]":
+		host = o.InternalListenAddress
+	}
+	namespace := o.Namespace
+	if namespace == "" {
+		namespace = "default"
+	}
+	identity := components.Sidecar{
+		AppID: o.AppID, Namespace: namespace, HostAddress: host, InternalPort: port(s.internal), AppPort: o.AppPort,
+		HTTPPort: s.apiPort(s.httpListeners, o.HTTPPort), GRPCPort: s.apiPort(s.grpcListeners, o.GRPCPort),
+	}
+	s.openResolver(ctx, identity, down)
+	s.openBlocks(namespace, identity, down)
+	if err := s.loader.load(ctx, s.resources.Components); err != nil {
+		return err
+	}
+	s.warnUnusedScopes()
+	if err := s.openInvocation(ctx, identity, host, down); err != nil {
+		return err
+	}
+	if err := s.serveAPIs(ctx, down, targets); err != nil {
+		return err
+	}
+	s.serveInternal(down)
+	targets[health.GRPCInternalServer].Ready()
+	s.outbound.Store(true)
+	close(s.ready)
+	s.tasks.Go(func() { s.awaitApp(ctx, start, targets[health.Runtime]) })
+	// The calls above use ctx only while starting; from here on it lives until the end.
+	<-s.ended
+	return nil
+}
+
+// down undoes what up did: it tells the world, lets running calls finish, and then closes what they used.
+func (s *Sidecar) down(t *teardown) error {
+	s.log.Info("Dapr is shutting down")
+	ctx, cancel := context.Background(), context.CancelFunc(func() {})
+	if s.options.GracefulShutdown > 0 {
+		ctx, cancel = context.WithTimeout(ctx, s.options.GracefulShutdown)
+	}
+	defer cancel()
+	for _, f := range t.notice {
+		f()
+	}
+	var draining sync.WaitGroup
+	errs := make([]error, len(t.drain))
+	for i, f := range t.drain {
+		draining.Go(func() { errs[i] = f(ctx) })
+	}
+	draining.Wait()
+	for i := len(t.close) - 1; i >= 0; i-- {
+		if err := t.close[i](ctx); err != nil && ctx.Err() == nil {
+			s.log.Warn("something did not close cleanly", "error", err)
+		}
+	}
+	s.log.Info("Dapr runtime stopped")
+	if ctx.Err() != nil {
+		return ErrShutdownTimeout
+	}
+	if err := errors.Join(errs...); err != nil {
+		s.log.Debug("draining", "error", err)
+	}
+	return nil
+}
+
+func ignoreClosed(err error) error {
+	if errors.Is(err, net.ErrClosed) {
+		return nil
+	}
+	return err
+}

@@ -1,0 +1,277 @@
+package sidecar
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"maps"
+	"sync"
+	"time"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/metadata"
+	"google.golang.org/protobuf/types/known/emptypb"
+
+	"outrigger.dev/api"
+	runtimev1 "outrigger.dev/api/gen/runtime/v1"
+	"outrigger.dev/components"
+	"outrigger.dev/resource"
+)
+
+// The sidecar's own endpoints: health, metadata and shutdown (Dapr API, health, metadata, shutdown).
+
+// extended holds what apps and tools attach to the sidecar's metadata.
+type extended struct {
+	mu     sync.RWMutex
+	values map[string]string
+}
+
+func (e *extended) set(key, value string) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.values == nil {
+		e.values = map[string]string{}
+	}
+	e.values[key] = value
+}
+
+func (e *extended) all() map[string]string {
+	e.mu.RLock()
+	defer e.mu.RUnlock()
+	return maps.Clone(e.values)
+}
+
+// versionKey is the extended metadata entry that the sidecar fills itself.
+const versionKey = "daprRuntimeVersion"
+
+func healthError(code, message string) *api.Error {
+	return &api.Error{HTTP: 500, GRPC: codes.Internal, Code: code, Message: message, Category: api.CategoryHealth}
+}
+
+func (s *Sidecar) ownRoutes() []*api.Route {
+	return []*api.Route{
+		{Methods: []string{"GET"}, Path: "/v1.0/healthz", Name: "Healthz", Group: "v1/healthz", Health: true, Public: true, Handler: s.healthz},
+		{Methods: []string{"GET"}, Path: "/v1.0/healthz/outbound", Name: "HealthzOutbound", Group: "v1/healthz", Health: true, Public: true, Handler: s.healthzOutbound},
+		{Methods: []string{"GET"}, Path: "/v1.0/metadata", Name: "GetMetadata", Group: "v1/metadata", Public: true, Handler: s.getMetadata},
+		{Methods: []string{"PUT"}, Path: "/v1.0/metadata/{key}", Name: "PutMetadata", Group: "v1/metadata", Public: true, Handler: s.putMetadata},
+		{Methods: []string{"POST"}, Path: "/v1.0/shutdown", Name: "Shutdown", Group: "v1/shutdown", Handler: s.shutdownRequested},
+	}
+}
+
+func (s *Sidecar) healthz(call *api.Call) error {
+	if ready, unready := s.health.Status(); !ready {
+		return healthError("ERR_HEALTH_NOT_READY", fmt.Sprintf("dapr is not ready: %v", unready))
+	}
+	if id, ok := call.Query("appid"); ok && id != s.options.AppID {
+		return healthError("ERR_HEALTH_APPID_NOT_MATCH", "dapr app-id does not match")
+	}
+	call.NoContent()
+	return nil
+}
+
+func (s *Sidecar) healthzOutbound(call *api.Call) error {
+	if !s.outbound.Load() {
+		return healthError("ERR_OUTBOUND_HEALTH_NOT_READY", "dapr outbound is not ready")
+	}
+	call.NoContent()
+	return nil
+}
+
+// The JSON form of the metadata, in the order and with the omissions of the Dapr API.
+type metadataReply struct {
+	ID                      string              `json:"id,omitempty"`
+	RuntimeVersion          string              `json:"runtimeVersion,omitempty"`
+	EnabledFeatures         []string            `json:"enabledFeatures,omitempty"`
+	Components              []componentReply    `json:"components,omitempty"`
+	Extended                map[string]string   `json:"extended,omitempty"`
+	HTTPEndpoints           []nameReply         `json:"httpEndpoints,omitempty"`
+	AppConnectionProperties *appConnectionReply `json:"appConnectionProperties,omitempty"`
+	ActorRuntime            actorRuntimeReply   `json:"actorRuntime"`
+	Resiliencies            []nameReply         `json:"resiliencies,omitempty"`
+}
+
+type nameReply struct {
+	Name string `json:"name"`
+}
+
+type componentReply struct {
+	Name         string   `json:"name"`
+	Type         string   `json:"type"`
+	Version      string   `json:"version"`
+	Capabilities []string `json:"capabilities"`
+}
+
+type appConnectionReply struct {
+	Port           int             `json:"port,omitempty"`
+	Protocol       string          `json:"protocol"`
+	ChannelAddress string          `json:"channelAddress,omitempty"`
+	MaxConcurrency int             `json:"maxConcurrency,omitempty"`
+	Health         *appHealthReply `json:"health,omitempty"`
+}
+
+type appHealthReply struct {
+	HealthCheckPath     string `json:"healthCheckPath,omitempty"`
+	HealthProbeInterval string `json:"healthProbeInterval"`
+	HealthProbeTimeout  string `json:"healthProbeTimeout"`
+	HealthThreshold     int    `json:"healthThreshold"`
+}
+
+type actorRuntimeReply struct {
+	RuntimeStatus string `json:"runtimeStatus"`
+	HostReady     bool   `json:"hostReady"`
+	Placement     string `json:"placement,omitempty"`
+}
+
+func (s *Sidecar) metadata() metadataReply {
+	m := metadataReply{
+		ID: s.options.AppID, RuntimeVersion: s.options.Version, EnabledFeatures: s.features,
+		Extended:     s.extended.all(),
+		ActorRuntime: actorRuntimeReply{RuntimeStatus: "DISABLED", Placement: "placement: disconnected"},
+	}
+	if m.Extended == nil {
+		m.Extended = map[string]string{}
+	}
+	m.Extended[versionKey] = s.options.Version
+	for _, c := range s.loader.list() {
+		capabilities := c.capabilities
+		if capabilities == nil {
+			capabilities = []string{}
+		}
+		m.Components = append(m.Components, componentReply{c.name, c.typ, c.version, capabilities})
+	}
+	for _, e := range s.resources.HTTPEndpoints {
+		m.HTTPEndpoints = append(m.HTTPEndpoints, nameReply{e.Metadata.Name})
+	}
+	for _, r := range s.resources.Resiliencies {
+		m.Resiliencies = append(m.Resiliencies, nameReply{r.Metadata.Name})
+	}
+	o := &s.options
+	m.AppConnectionProperties = &appConnectionReply{Port: o.AppPort, Protocol: o.AppProtocol, ChannelAddress: o.AppChannelAddress}
+	if o.AppMaxConcurrency > 0 {
+		m.AppConnectionProperties.MaxConcurrency = o.AppMaxConcurrency
+	}
+	if o.EnableAppHealthCheck && o.AppPort > 0 {
+		h := &appHealthReply{HealthProbeInterval: o.AppHealthProbeInterval.String(), HealthProbeTimeout: o.AppHealthProbeTimeout.String(), HealthThreshold: o.AppHealthThreshold}
+		if !s.grpcApp() {
+			h.HealthCheckPath = o.AppHealthCheckPath
+		}
+		m.AppConnectionProperties.Health = h
+	}
+	return m
+}
+
+// list is a snapshot of the components in service.
+func (l *loader) list() []*loaded {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return append([]*loaded(nil), l.loaded...)
+}
+
+func (s *Sidecar) getMetadata(call *api.Call) error {
+	text, err := json.Marshal(s.metadata())
+	if err != nil {
+		return &api.Error{HTTP: 500, GRPC: codes.Internal, Code: "ERR_INTERNAL", Message: "failed to encode response as JSON: " + err.Error(), Category: api.CategoryCommon, Cause: err}
+	}
+	call.ReplyJSON(append(text, '\n'))
+	return nil
+}
+
+func (s *Sidecar) putMetadata(call *api.Call) error {
+	body, err := call.ReadBody()
+	if err != nil {
+		return api.ErrBodyRead(err)
+	}
+	s.extended.set(call.Parameter("key"), string(body))
+	call.NoContent()
+	return nil
+}
+
+func (s *Sidecar) shutdownRequested(call *api.Call) error {
+	force := components.Truthy(string(call.Header("Dapr-Force-Shutdown")))
+	call.NoContent()
+	s.requestShutdown(force)
+	return nil
+}
+
+// forceDelay lets the reply to a forced shutdown leave.
+const forceDelay = 100 * time.Millisecond
+
+// requestShutdown ends Run, after the reply to the request had a moment to leave.
+func (s *Sidecar) requestShutdown(force bool) {
+	if force {
+		s.log.Warn("Force shutdown requested, exiting immediately without graceful shutdown")
+		time.AfterFunc(forceDelay, func() { s.stop(ErrForced) })
+		return
+	}
+	s.log.Info("Shutdown requested via API")
+	s.stop(errShutdownAPI)
+}
+
+// statusServer is the gRPC face of metadata and shutdown.
+type statusServer struct{ sidecar *Sidecar }
+
+// GetMetadata describes the sidecar.
+func (g statusServer) GetMetadata(context.Context, *runtimev1.GetMetadataRequest) (*runtimev1.GetMetadataResponse, error) {
+	m := g.sidecar.metadata()
+	out := &runtimev1.GetMetadataResponse{
+		Id: m.ID, RuntimeVersion: m.RuntimeVersion, EnabledFeatures: m.EnabledFeatures, ExtendedMetadata: m.Extended,
+		ActorRuntime: &runtimev1.ActorRuntime{RuntimeStatus: runtimev1.ActorRuntime_DISABLED, Placement: m.ActorRuntime.Placement},
+	}
+	for _, c := range m.Components {
+		out.RegisteredComponents = append(out.RegisteredComponents, &runtimev1.RegisteredComponents{Name: c.Name, Type: c.Type, Version: c.Version, Capabilities: c.Capabilities})
+	}
+	for _, e := range m.HTTPEndpoints {
+		out.HttpEndpoints = append(out.HttpEndpoints, &runtimev1.MetadataHTTPEndpoint{Name: e.Name})
+	}
+	if a := m.AppConnectionProperties; a != nil {
+		out.AppConnectionProperties = &runtimev1.AppConnectionProperties{Port: int32(a.Port), Protocol: a.Protocol, ChannelAddress: a.ChannelAddress, MaxConcurrency: int32(a.MaxConcurrency)}
+		if h := a.Health; h != nil {
+			out.AppConnectionProperties.Health = &runtimev1.AppConnectionHealthProperties{
+				HealthCheckPath: h.HealthCheckPath, HealthProbeInterval: h.HealthProbeInterval, HealthProbeTimeout: h.HealthProbeTimeout, HealthThreshold: int32(h.HealthThreshold),
+			}
+		}
+	}
+	return out, nil
+}
+
+// SetMetadata attaches a value to the sidecar; an empty key does nothing.
+func (g statusServer) SetMetadata(_ context.Context, in *runtimev1.SetMetadataRequest) (*emptypb.Empty, error) {
+	if in.GetKey() != "" {
+		g.sidecar.extended.set(in.GetKey(), in.GetValue())
+	}
+	return &emptypb.Empty{}, nil
+}
+
+// Shutdown ends the sidecar.
+func (g statusServer) Shutdown(ctx context.Context, _ *runtimev1.ShutdownRequest) (*emptypb.Empty, error) {
+	force := false
+	if md, ok := metadata.FromIncomingContext(ctx); ok {
+		for _, v := range md["dapr-force-shutdown"] {
+			force = force || components.Truthy(v)
+		}
+	}
+	g.sidecar.requestShutdown(force)
+	return &emptypb.Empty{}, nil
+}
+
+// features are the names of the enabled feature flags (Dapr API, features): those on by default, less those switched off,
+// plus any that the Configuration switches on.
+func features(list []resource.Feature) []string {
+	on := []string{"HotReload", "WorkflowsRemoteActivityReminder"}
+	for _, f := range list {
+		enabled := f.Enabled
+		at := -1
+		for i, name := range on {
+			if name == f.Name {
+				at = i
+			}
+		}
+		switch {
+		case enabled && at < 0:
+			on = append(on, f.Name)
+		case !enabled && at >= 0:
+			on = append(on[:at], on[at+1:]...)
+		}
+	}
+	return on
+}
