@@ -16,7 +16,7 @@ demo: build ## two apps behind two sidecars: invocation, state, secrets
 
 test: ## every test; installs the servers and SDKs that it needs
 	test/setup/install.sh
-	$(GO) test -timeout 20m ./...
+	$(GO) test -timeout 20m -parallel 8 ./...
 
 race: ## the unit tests under the race detector
 	$(GO) test -race -timeout 30m $$($(GO) list ./... | grep -v /test/sdk)
