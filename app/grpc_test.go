@@ -2,8 +2,8 @@ package app
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
-	"fmt"
 	"net"
 	"net/http/httptest"
 	"slices"
@@ -21,8 +21,6 @@ import (
 	"google.golang.org/protobuf/types/known/anypb"
 	"google.golang.org/protobuf/types/known/emptypb"
 
-	"crypto/tls"
-
 	commonv1 "outrigger.dev/api/gen/common/v1"
 	runtimev1 "outrigger.dev/api/gen/runtime/v1"
 	"outrigger.dev/invocation"
@@ -33,8 +31,7 @@ type callbacks struct {
 	runtimev1.UnimplementedAppCallbackServer
 	runtimev1.UnimplementedAppCallbackHealthCheckServer
 	invoke func(context.Context, *commonv1.InvokeRequest) (*commonv1.InvokeResponse, error)
-	mu     sync.Mutex
-	sick   error
+	health func() error
 }
 
 func (c *callbacks) OnInvoke(ctx context.Context, r *commonv1.InvokeRequest) (*commonv1.InvokeResponse, error) {
@@ -45,9 +42,10 @@ func (c *callbacks) OnInvoke(ctx context.Context, r *commonv1.InvokeRequest) (*c
 }
 
 func (c *callbacks) HealthCheck(context.Context, *emptypb.Empty) (*runtimev1.HealthCheckResponse, error) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return &runtimev1.HealthCheckResponse{}, c.sick
+	if err := c.health(); err != nil {
+		return nil, err
+	}
+	return &runtimev1.HealthCheckResponse{}, nil
 }
 
 func (c *callbacks) ListTopicSubscriptions(ctx context.Context, _ *emptypb.Empty) (*runtimev1.ListTopicSubscriptionsResponse, error) {
@@ -287,7 +285,7 @@ func FuzzTraceContext(f *testing.F) {
 		if !ok || len(binary) != 29 {
 			t.Fatalf("%s does not go back", text)
 		}
-		if again, ok := textTraceContext([]byte(fmt.Sprintf("%s", base64Of(binary)))); !ok || again != text {
+		if again, ok := textTraceContext(base64Of(binary)); !ok || again != text {
 			t.Errorf("%s became %s", text, again)
 		}
 	})

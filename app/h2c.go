@@ -43,7 +43,7 @@ func newH2CChannel(o Options) (*h2cChannel, error) {
 			}
 			return resp, nil
 		},
-		gate: newGate(o.MaxConcurrency), metrics: o.Metrics.HTTPClient(), token: o.APIToken, limit: o.MaxBodySize,
+		gate: newGate(o.MaxConcurrency), metrics: o.Metrics.HTTPClient(), token: []byte(o.APIToken), limit: o.MaxBodySize,
 	}
 	c.health = newHealth(o, c.probe)
 	return c, nil

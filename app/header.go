@@ -91,7 +91,7 @@ func (names connectionNames) has(name []byte) bool {
 
 // forApp calls add for each header that an HTTP app gets, with the name it gets it under. The token of the app, if any,
 // replaces a token of the client.
-func forApp(req *invocation.Request, token string, add func(prefix string, name, value []byte)) {
+func forApp(req *invocation.Request, token []byte, add func(prefix string, name, value []byte)) {
 	var listed connectionNames
 	for i := range req.Header {
 		if f := &req.Header[i]; len(f.Name) == 10 && invocation.Is(f.Name, "connection") {
@@ -122,7 +122,7 @@ func forApp(req *invocation.Request, token string, add func(prefix string, name,
 		case 11:
 			traceparent = traceparent || invocation.Is(name, "traceparent")
 		case 14:
-			if token != "" && invocation.Is(name, invocation.APIToken) {
+			if len(token) > 0 && invocation.Is(name, invocation.APIToken) {
 				continue
 			}
 		}
@@ -145,10 +145,12 @@ func forApp(req *invocation.Request, token string, add func(prefix string, name,
 			}
 		}
 	}
-	if token != "" {
-		add("", []byte(invocation.APIToken), []byte(token))
+	if len(token) > 0 {
+		add("", nameAPIToken, token)
 	}
 }
+
+var nameAPIToken = []byte(invocation.APIToken)
 
 // verbOf is the verb a request is sent to an HTTP app with. A verb that the sidecars' protocol does not know is POST.
 func verbOf(verb string) (string, error) {

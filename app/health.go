@@ -2,6 +2,7 @@ package app
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"strings"
@@ -144,10 +145,18 @@ func (h *Health) Run(ctx context.Context) {
 
 // ask makes one probe within its time.
 func (h *Health) ask(ctx context.Context) (reason string) {
-	ctx, cancel := clockwork.WithTimeout(ctx, h.options.Clock, h.options.Timeout)
-	defer cancel()
-	return h.probe(ctx)
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	timer := h.options.Clock.AfterFunc(h.options.Timeout, func() { cancel(errProbeTimeout) })
+	defer timer.Stop()
+	reason = h.probe(ctx)
+	if reason != "" && context.Cause(ctx) == errProbeTimeout {
+		return fmt.Sprintf("Network error: no answer within %s", h.options.Timeout)
+	}
+	return reason
 }
+
+var errProbeTimeout = errors.New("the health probe took too long")
 
 func (h *Health) set(healthy bool, reason string) {
 	h.mu.Lock()

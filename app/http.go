@@ -20,6 +20,7 @@ type httpChannel struct {
 	options Options
 	base    string // scheme://host:port
 	host    string
+	token   []byte
 	client  *http1.Client
 	probes  *http1.Client // its own connection, so that a probe never waits behind calls
 	gate    *gate
@@ -35,6 +36,7 @@ func newHTTPChannel(o Options) (*httpChannel, error) {
 		options: o,
 		base:    string(o.Protocol) + "://" + address,
 		host:    address,
+		token:   []byte(o.APIToken),
 		gate:    newGate(o.MaxConcurrency),
 		metrics: o.Metrics.HTTPClient(),
 	}
@@ -116,7 +118,6 @@ func (c *httpChannel) send(ctx context.Context, verb string, req *invocation.Req
 	status := in.Status()
 	resp := &invocation.Response{Status: status, Length: in.Length()}
 	responseHeader(in, resp)
-	body := &httpBody{response: in, request: out, gate: c.gate}
 	isEvents := req.EventStream && status < 300 && status >= 200
 	switch {
 	case in.Length() == 0, in.Length() > 0 && in.Length() <= small && !isEvents:
@@ -124,9 +125,9 @@ func (c *httpChannel) send(ctx context.Context, verb string, req *invocation.Req
 	case (status < 200 || status >= 400) && req.Stream == nil:
 		// Policies look at such a response and may call again, so it is kept in memory, unless it is larger than any message
 		// may be: then the rest of it follows as a stream.
-		err = c.buffer(in, resp, body)
+		err = c.buffer(in, out, resp)
 	default:
-		resp.Stream = body
+		resp.Stream = &httpBody{response: in, request: out, gate: c.gate}
 	}
 	received := resp.Length
 	if resp.Stream == nil {
@@ -140,7 +141,9 @@ func (c *httpChannel) send(ctx context.Context, verb string, req *invocation.Req
 	}
 	if resp.Stream == nil {
 		resp.Length = received
-		body.end()
+		_ = in.Close()
+		out.Release()
+		c.gate.leave()
 	}
 	if req.Stream == nil && resp.ContentType == "" && (status < 200 || status >= 400) {
 		resp.ContentType = "application/json"
@@ -149,7 +152,7 @@ func (c *httpChannel) send(ctx context.Context, verb string, req *invocation.Req
 }
 
 // buffer reads a response into memory. One over the limit on bodies becomes a stream that starts with what was read.
-func (c *httpChannel) buffer(in *http1.Response, resp *invocation.Response, body *httpBody) error {
+func (c *httpChannel) buffer(in *http1.Response, out *http1.Request, resp *invocation.Response) error {
 	limit := c.options.MaxBodySize
 	if limit <= 0 {
 		var err error
@@ -157,7 +160,7 @@ func (c *httpChannel) buffer(in *http1.Response, resp *invocation.Response, body
 		return err
 	}
 	if in.Length() > limit {
-		resp.Stream = body
+		resp.Stream = &httpBody{response: in, request: out, gate: c.gate}
 		return nil
 	}
 	start, err := io.ReadAll(io.LimitReader(in, limit+1))
@@ -167,8 +170,7 @@ func (c *httpChannel) buffer(in *http1.Response, resp *invocation.Response, body
 	case int64(len(start)) <= limit:
 		resp.Body = start
 	default:
-		body.start = start
-		resp.Stream = body
+		resp.Stream = &httpBody{response: in, request: out, gate: c.gate, start: start}
 	}
 	return nil
 }
@@ -180,7 +182,7 @@ func (c *httpChannel) request(verb string, req *invocation.Request, length int64
 	if req.ContentType != "" {
 		out.AddHeaderString("Content-Type", req.ContentType)
 	}
-	forApp(req, c.options.APIToken, func(prefix string, name, value []byte) {
+	forApp(req, c.token, func(prefix string, name, value []byte) {
 		if prefix != "" {
 			out.AddHeader(append([]byte(prefix), name...), value)
 			return
@@ -220,13 +222,8 @@ func responseHeader(in *http1.Response, resp *invocation.Response) {
 	for _, value := range in.Header.PeekAll("Connection") {
 		listed.add(value)
 	}
-	fields, size := 0, 0
-	for name, value := range in.Header.All() {
-		fields++
-		size += len(name) + len(value)
-	}
 	var c collector
-	c.grow(fields, size)
+	c.grow(8, 256) // enough for most; more memory is taken when needed
 	for name, value := range in.Header.All() {
 		c.fromApp(name, value, listed)
 	}

@@ -19,7 +19,7 @@ type client struct {
 	do      func(*http.Request) (*http.Response, error)
 	gate    *gate
 	metrics *metrics.HTTPClient
-	token   string
+	token   []byte
 	// headers replace the headers of the same names.
 	headers http.Header
 	limit   int64 // of error responses in memory, in bytes
@@ -230,6 +230,7 @@ type guard struct {
 	reading  sync.Mutex
 	mu       sync.Mutex
 	stopped  bool
+	finished bool // the stream ended by itself
 }
 
 func (g *guard) Read(p []byte) (int, error) {
@@ -241,17 +242,24 @@ func (g *guard) Read(p []byte) (int, error) {
 	if stopped {
 		return 0, errBodyClosed
 	}
-	return g.stream.Read(p)
+	n, err := g.stream.Read(p)
+	if err != nil {
+		g.mu.Lock()
+		g.finished = true
+		g.mu.Unlock()
+	}
+	return n, err
 }
 
-// Close is called by the library when it needs no more of the body. It makes a blocked Read return.
+// Close is called by the library when it needs no more of the body. It makes a blocked Read return, and whoever writes the
+// stream notice that nobody wants it.
 func (g *guard) Close() error {
 	g.mu.Lock()
 	g.stopped = true
+	finished := g.finished
 	g.mu.Unlock()
 	g.stopping.Do(func() {
-		if g.reading.TryLock() {
-			g.reading.Unlock()
+		if finished {
 			return
 		}
 		switch s := g.stream.(type) {
