@@ -1,0 +1,250 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// bench holds what lives for the whole run.
+type bench struct {
+	*settings
+	ctx     context.Context // of the group that is measured
+	beds    int             // made so far: each has a directory of its own
+	servers servers
+}
+
+func (b *bench) close() { b.servers.stop() }
+
+// describe prints what is measured on what; a machine that is busy otherwise measures badly.
+func (b *bench) describe(out *os.File) {
+	for _, t := range b.targets {
+		info, err := os.Stat(t.path)
+		if err != nil {
+			continue
+		}
+		text, _ := exec.Command(t.path, "--version").Output()
+		version, _, _ := strings.Cut(string(text), "\n")
+		fmt.Fprintf(out, "%-6s %s %s (%.1f MiB) %s\n", t.name, t.path, version, float64(info.Size())/(1<<20), strings.Join(t.env, " "))
+	}
+	fmt.Fprintf(out, "%d rounds of %s each, %d bytes, %d CPUs%s\n\n", b.rounds, b.duration, b.size, runtime.NumCPU(), machineLoad())
+}
+
+// bed is the processes that a load runs against.
+type bed struct {
+	target   target
+	dir      string
+	app      *process
+	sidecars []*sidecar // the first one is where the load goes
+}
+
+func (b *bed) entry() *sidecar { return b.sidecars[0] }
+
+func (b *bed) stop() {
+	for _, s := range b.sidecars {
+		s.stop()
+	}
+	if b.app != nil {
+		b.app.kill()
+	}
+}
+
+// sidecar is a sidecar process.
+type sidecar struct {
+	*process
+	role                string // for the names of profiles
+	http, grpc, profile int    // ports
+}
+
+func (s *sidecar) httpAddr() string { return loopback(s.http) }
+func (s *sidecar) grpcAddr() string { return loopback(s.grpc) }
+
+func (b *bench) newBed(t target) (*bed, error) {
+	b.beds++
+	bed := &bed{target: t, dir: filepath.Join(b.dir, fmt.Sprintf("%d-%s", b.beds, t.name))}
+	return bed, os.MkdirAll(filepath.Join(bed.dir, "resources"), 0o755)
+}
+
+// startApp starts the echo app and waits until it answers.
+func (b *bench) startApp(bed *bed) (port int, err error) {
+	ports, err := freePorts(1)
+	if err != nil {
+		return 0, err
+	}
+	self, err := os.Executable()
+	if err != nil {
+		return 0, err
+	}
+	addr := loopback(ports[0])
+	bed.app, err = startProcess(bed.dir, "app", self, os.Environ(), []string{"app", addr, strconv.Itoa(b.size)}, func(c *exec.Cmd) error {
+		_, err := c.StdinPipe() // it ends with us
+		return err
+	})
+	if err != nil {
+		return 0, err
+	}
+	return ports[0], bed.app.await(b.ctx, addr, "/echo", 200, time.Millisecond)
+}
+
+// spawn starts a sidecar of the bed without waiting for it.
+func (b *bench) spawn(bed *bed, role, appID string, appPort int, more ...string) (*sidecar, error) {
+	ports, err := freePorts(5)
+	if err != nil {
+		return nil, err
+	}
+	s := &sidecar{role: role, http: ports[0], grpc: ports[1], profile: ports[4]}
+	args := []string{
+		"--app-id", appID,
+		"--dapr-http-port", strconv.Itoa(s.http), "--dapr-grpc-port", strconv.Itoa(s.grpc),
+		"--dapr-internal-grpc-port", strconv.Itoa(ports[2]), "--metrics-port", strconv.Itoa(ports[3]),
+		"--resources-path", filepath.Join(bed.dir, "resources"),
+		"--dapr-listen-addresses", "127.0.0.1", "--log-level", "error",
+	}
+	if appPort > 0 {
+		args = append(args, "--app-port", strconv.Itoa(appPort))
+	}
+	if b.profiles != "" {
+		args = append(args, "--enable-profiling", "--profile-port", strconv.Itoa(s.profile))
+	}
+	env := environment(append([]string{"DAPR_HOST_IP=127.0.0.1"}, bed.target.env...)...)
+	s.process, err = startProcess(bed.dir, bed.target.name+"-"+role, bed.target.path, env, append(args, more...), nil)
+	if err != nil {
+		return nil, err
+	}
+	bed.sidecars = append(bed.sidecars, s)
+	return s, nil
+}
+
+// healthy waits until a sidecar says that it is ready.
+func (s *sidecar) healthy(ctx context.Context, pause time.Duration) error {
+	return s.await(ctx, s.httpAddr(), "/v1.0/healthz", 204, pause)
+}
+
+// startFloor has the echo app in place of a sidecar: what this machine, as busy
+// as it is, takes for the least that a server can do. Other figures compare to it.
+func startFloor(b *bench, t target, _ string) (*bed, error) {
+	bed, err := b.newBed(t)
+	if err != nil {
+		return nil, err
+	}
+	port, err := b.startApp(bed)
+	if err != nil {
+		return bed, err
+	}
+	bed.sidecars = []*sidecar{{process: bed.app, role: "app", http: port}}
+	bed.app = nil
+	return bed, nil
+}
+
+// startPair is two sidecars that find each other by a SQLite registry, and an app behind the second.
+func startPair(b *bench, t target, _ string) (*bed, error) {
+	bed, err := b.newBed(t)
+	if err != nil {
+		return nil, err
+	}
+	config := filepath.Join(bed.dir, "config.yaml")
+	err = write(`apiVersion: dapr.io/v1alpha1
+kind: Configuration
+metadata:
+  name: bench
+spec:
+  nameResolution:
+    component: sqlite
+    version: v1
+    configuration:
+      connectionString: `+quote(filepath.Join(bed.dir, "nr.db"))+"\n", config)
+	if err != nil {
+		return bed, err
+	}
+	port, err := b.startApp(bed)
+	if err != nil {
+		return bed, err
+	}
+	if _, err := b.spawn(bed, "caller", callerID, 0, "--config", config); err != nil {
+		return bed, err
+	}
+	if _, err := b.spawn(bed, "callee", calleeID, port, "--config", config); err != nil {
+		return bed, err
+	}
+	for _, s := range bed.sidecars {
+		if err := s.healthy(b.ctx, 5*time.Millisecond); err != nil {
+			return bed, err
+		}
+	}
+	// The first call may find that the other one has not registered itself yet.
+	err = bed.sidecars[0].await(b.ctx, bed.entry().httpAddr(), "/v1.0/invoke/"+calleeID+"/method/echo", 200, 20*time.Millisecond)
+	return bed, err
+}
+
+// startStore is one sidecar with a state store "store" that holds all keys.
+func startStore(store string) func(*bench, target, string) (*bed, error) {
+	return func(b *bench, t target, server string) (*bed, error) {
+		bed, err := b.newBed(t)
+		if err != nil {
+			return nil, err
+		}
+		if err := writeStore(bed, store, server); err != nil {
+			return bed, err
+		}
+		s, err := b.spawn(bed, "sidecar", callerID+"-"+t.name, 0)
+		if err != nil {
+			return bed, err
+		}
+		// Without an app the sidecar is healthy as soon as its components are.
+		if err := s.healthy(b.ctx, 5*time.Millisecond); err != nil {
+			return bed, err
+		}
+		conn, err := dialResponses(b.ctx, s.httpAddr())
+		if err != nil {
+			return bed, err
+		}
+		defer conn.conn.Close()
+		if err := conn.conn.SetDeadline(time.Now().Add(10 * time.Second)); err != nil {
+			return bed, err
+		}
+		status, _, err := conn.do(seed(b.settings))
+		if err == nil && status != 204 {
+			err = fmt.Errorf("status %d instead of 204", status)
+		}
+		if err != nil {
+			return bed, s.failure(fmt.Errorf("saving %d keys: %w", keys, err))
+		}
+		return bed, nil
+	}
+}
+
+func writeStore(bed *bed, store, server string) error {
+	version, metadata := "v1", ""
+	switch store {
+	case "in-memory":
+		metadata = " []"
+	case "redis":
+		metadata = item("redisHost", server) + item("redisPassword", "")
+	case "sqlite":
+		metadata = item("connectionString", filepath.Join(bed.dir, "state.db"))
+	case "postgresql":
+		// Targets keep apart by a table each.
+		version, metadata = "v2", item("connectionString", server)+item("tablePrefix", "bench_"+bed.target.name+"_")
+	default:
+		return fmt.Errorf("no component is known for the store %q", store)
+	}
+	return write(`apiVersion: dapr.io/v1alpha1
+kind: Component
+metadata:
+  name: store
+spec:
+  type: state.`+store+`
+  version: `+version+`
+  metadata:`+metadata+"\n", bed.dir, "resources", "store.yaml")
+}
+
+func item(name, value string) string { return "\n  - name: " + name + "\n    value: " + quote(value) }
+
+// quote writes a string as YAML and JSON read it.
+func quote(s string) string { return strconv.Quote(s) }
