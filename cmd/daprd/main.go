@@ -3,6 +3,7 @@ package main
 
 import (
 	"os"
+	"runtime/debug"
 
 	"outrigger.dev/sidecar/daprd"
 )
@@ -15,6 +16,10 @@ var (
 )
 
 func main() {
+	// A sidecar's heap is a few megabytes: collecting half as often costs little memory and saves up to a tenth of the CPU.
+	if os.Getenv("GOGC") == "" {
+		debug.SetGCPercent(200)
+	}
 	os.Exit(daprd.Main(daprd.Process{
 		Build: daprd.Build{Version: version, Commit: commit, GitVersion: gitVersion},
 		Args:  os.Args[1:], Stdout: os.Stdout, Stderr: os.Stderr,

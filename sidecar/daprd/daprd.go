@@ -12,6 +12,7 @@ import (
 	"os/signal"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/spf13/pflag"
 
@@ -126,6 +127,8 @@ func (p *Process) serve(f *flags) int {
 
 	signals := p.Signals
 	if signals == nil {
+		// Whoever reads the log may be gone; that must not keep the sidecar from ending gracefully.
+		signal.Ignore(syscall.SIGPIPE)
 		system := make(chan os.Signal, 4)
 		signal.Notify(system, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
 		defer signal.Stop(system)
@@ -160,7 +163,9 @@ func runOnce(o sidecar.Options, signals <-chan os.Signal, log *slog.Logger) (res
 	defer cancel()
 	done := make(chan error, 1)
 	go func() { done <- s.Run(ctx) }()
+	parent := os.Getppid()
 	stopping := false
+	var stoppingSince time.Time
 	for {
 		select {
 		case err := <-done:
@@ -185,14 +190,25 @@ func runOnce(o sidecar.Options, signals <-chan os.Signal, log *slog.Logger) (res
 					restart = true
 					cancel()
 				}
+			case stopping && parentDied(parent, stoppingSince):
 			case stopping:
 				logging.Fatal(context.Background(), log, fmt.Sprintf("Received signal '%s' during shutdown; exiting immediately", sig))
 				return false, exitFatal
 			default:
 				log.Info(fmt.Sprintf("Received signal '%s'; beginning shutdown", sig))
-				stopping = true
+				stopping, stoppingSince = true, time.Now()
 				cancel()
 			}
 		}
 	}
+}
+
+// parentDied tells whether a repeated signal is only the echo of the parent's death. Linux sends a program that asked for notice of
+// it one signal for every thread of the parent, and not just one.
+func parentDied(parent int, stoppingSince time.Time) bool {
+	if time.Since(stoppingSince) > time.Second {
+		return false
+	}
+	time.Sleep(100 * time.Millisecond) // the parent counts as such until its last thread is gone
+	return os.Getppid() != parent
 }
