@@ -13,6 +13,7 @@ import (
 	"io"
 	"net"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/valyala/fasthttp"
@@ -28,6 +29,9 @@ type Options struct {
 	MaxIdle int
 	// IdleTimeout is how long an unused connection is kept. Default 90 s.
 	IdleTimeout time.Duration
+	// TrustIdle is how long an unused connection is taken to be open without looking; 0 always looks. It saves a system
+	// call for servers that are known not to close connections without saying so.
+	TrustIdle time.Duration
 	// MaxHeaderBytes bounds the header of a response. Default 64 KiB.
 	MaxHeaderBytes int
 }
@@ -139,8 +143,8 @@ func (c *Client) get(ctx context.Context, fresh bool) (*conn, error) {
 		c.idle = c.idle[:n-1]
 		c.busy[k] = struct{}{}
 		c.mu.Unlock()
-		// Always look: a server that closes without saying so would else cost a request that may not be sent twice.
-		if time.Since(k.since) < c.options.IdleTimeout && alive(k.socket) {
+		// A server that closes without saying so would cost a request that may not be sent twice.
+		if idle := time.Since(k.since); idle < c.options.TrustIdle || idle < c.options.IdleTimeout && alive(k.socket) {
 			k.used = true
 			return k, nil
 		}
@@ -292,8 +296,10 @@ type sender struct {
 	memory []byte    // the body when it is in memory
 	body   io.Reader // nil then
 	length int64
-	done   chan struct{}
-	err    error
+	// last is set before the last bytes are written.
+	last atomic.Bool
+	done chan struct{}
+	err  error
 }
 
 func newSender(k *conn, req *Request) *sender {
@@ -347,6 +353,7 @@ func (s *sender) send() error {
 		return err
 	}
 	if s.body == nil {
+		s.last.Store(true)
 		_, err := s.conn.Write(s.memory)
 		return err
 	}
@@ -365,6 +372,9 @@ func (s *sender) send() error {
 			} else if sent > s.length {
 				return &BodyError{Err: fmt.Errorf("the body is longer than the %d bytes announced", s.length)}
 			}
+			if sent == s.length {
+				s.last.Store(true)
+			}
 			if _, err := s.conn.Write(out); err != nil {
 				return err
 			}
@@ -377,6 +387,7 @@ func (s *sender) send() error {
 		}
 	}
 	if s.length < 0 {
+		s.last.Store(true)
 		_, err := s.conn.Write(lastChunk)
 		return err
 	}

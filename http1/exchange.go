@@ -1,11 +1,16 @@
 package http1
 
 import (
+	"bytes"
 	"context"
+	"errors"
+	"fmt"
 	"io"
 	"iter"
 	"net/url"
+	"runtime/debug"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/valyala/fasthttp"
@@ -24,11 +29,14 @@ type Exchange struct {
 
 	length   int64 // of the request's body, -1 if unknown
 	consumed int64
-	bodyEnd  bool
+	bodyEnd  atomic.Bool // the body may be read while the reply is sent
 	bodyErr  error
 	stream   *replyStream
 	atEnd    func()
 	size     int64
+
+	cookies     [][]byte // the lines of the Cookie header, once read
+	cookiesRead bool
 }
 
 var _ api.Exchange = (*Exchange)(nil)
@@ -55,7 +63,7 @@ func newExchange(s *Server, ctx *fasthttp.RequestCtx) *Exchange {
 		x.length = 0
 	}
 	if x.length == 0 {
-		x.bodyEnd = true
+		x.bodyEnd.Store(true)
 	} else if x.length < 0 || x.length > prefetched {
 		// The rest of the body comes at the client's pace: only the header had a deadline.
 		_ = ctx.Conn().SetReadDeadline(time.Time{})
@@ -63,8 +71,9 @@ func newExchange(s *Server, ctx *fasthttp.RequestCtx) *Exchange {
 	return x
 }
 
-// prefetched is the length up to which the library has read a body before the handler starts.
-const prefetched = 8 << 10
+// prefetched is how much of a body of known length the library reads before the handler starts: as little as it can be told,
+// for the rest may depend on the reply.
+const prefetched = 1
 
 // Context is the request's context.
 func (x *Exchange) Context() context.Context { return &x.call }
@@ -123,17 +132,48 @@ func (x *Exchange) Host() string { return string(x.fast.Request.Header.Host()) }
 func (x *Exchange) Header(name string) []byte { return x.fast.Request.Header.Peek(name) }
 
 // Headers are all request headers.
-func (x *Exchange) Headers() iter.Seq2[[]byte, []byte] { return x.fast.Request.Header.All() }
+func (x *Exchange) Headers() iter.Seq2[[]byte, []byte] {
+	h := &x.fast.Request.Header
+	if !x.cookiesRead {
+		// The library takes cookies apart and puts them together again without what it does not like of them: keep the lines.
+		x.cookiesRead = true
+		for _, line := range h.PeekAll("Cookie") {
+			x.cookies = append(x.cookies, bytes.Clone(line))
+		}
+	}
+	if x.cookies == nil {
+		return h.All()
+	}
+	return func(yield func(name, value []byte) bool) {
+		for _, line := range x.cookies {
+			if !yield(nameCookie, line) {
+				return
+			}
+		}
+		for name, value := range h.All() {
+			if !bytes.Equal(name, nameCookie) && !yield(name, value) {
+				return
+			}
+		}
+	}
+}
+
+var nameCookie = []byte("Cookie")
 
 // RemoveHeader takes a header out of the request.
-func (x *Exchange) RemoveHeader(name string) { x.fast.Request.Header.Del(name) }
+func (x *Exchange) RemoveHeader(name string) {
+	x.fast.Request.Header.Del(name)
+	if name == "Cookie" {
+		x.cookies, x.cookiesRead = nil, true
+	}
+}
 
 // ContentLength is the length of the request's body, -1 if unknown.
 func (x *Exchange) ContentLength() int64 { return x.length }
 
 // ReadBody reads the whole body.
 func (x *Exchange) ReadBody() ([]byte, error) {
-	if x.bodyEnd {
+	if x.bodyEnd.Load() {
 		return nil, x.bodyErr
 	}
 	limit := x.server.options.MaxBodyBytes
@@ -165,7 +205,7 @@ func (b *bodyReader) Read(p []byte) (int, error) {
 	if b.bodyErr != nil {
 		return 0, b.bodyErr
 	}
-	if b.bodyEnd {
+	if b.bodyEnd.Load() {
 		return 0, io.EOF
 	}
 	limit := b.server.options.MaxBodyBytes
@@ -178,18 +218,26 @@ func (b *bodyReader) Read(p []byte) (int, error) {
 			p = p[:room]
 		}
 	}
-	n, err := b.fast.RequestBodyStream().Read(p)
+	stream := b.fast.RequestBodyStream()
+	n, err := stream.Read(p)
+	if n == prefetched && b.consumed == 0 && err == nil && n < len(p) && b.length > prefetched {
+		// The byte read ahead would make a piece of its own.
+		var m int
+		m, err = stream.Read(p[n:])
+		n += m
+	}
 	b.consumed += int64(n)
 	if limit > 0 && b.consumed > limit {
 		b.bodyErr = api.ErrBodyTooLarge
 		return n - int(b.consumed-limit), b.bodyErr
 	}
 	if err == io.EOF {
-		if b.length >= 0 && b.consumed < b.length {
+		// The library calls a connection that ends between two chunks the end of the body.
+		if b.length >= 0 && b.consumed < b.length || b.length < 0 && b.call.conn != nil && b.call.conn.ended.Load() {
 			b.bodyErr = io.ErrUnexpectedEOF
 			return n, b.bodyErr
 		}
-		b.bodyEnd = true
+		b.bodyEnd.Store(true)
 	} else if err != nil {
 		b.bodyErr = err
 	}
@@ -198,7 +246,7 @@ func (b *bodyReader) Read(p []byte) (int, error) {
 
 // Abort makes a blocked Read return; the connection is not used for another request.
 func (b *bodyReader) Abort() {
-	if !b.bodyEnd {
+	if !b.bodyEnd.Load() {
 		_ = b.fast.Conn().SetReadDeadline(longAgo)
 	}
 }
@@ -229,7 +277,7 @@ func (x *Exchange) Reply(body []byte) {
 
 // ReplyStream makes body the reply's body.
 func (x *Exchange) ReplyStream(body io.ReadCloser, length int64) {
-	x.stream = &replyStream{x: x, body: body}
+	x.stream = &replyStream{x: x, body: body, length: length}
 	x.fast.Response.ImmediateHeaderFlush = true
 	x.fast.Response.SetBodyStream(x.stream, int(length))
 }
@@ -238,6 +286,7 @@ func (x *Exchange) reset() {
 	if x.stream != nil {
 		s := x.stream
 		x.stream = nil
+		s.done = true
 		_ = s.body.Close()
 	}
 	x.fast.Response.Reset()
@@ -251,13 +300,35 @@ func (x *Exchange) handled() {
 	if x.server.stopping.Load() {
 		x.fast.SetConnectionClose()
 	}
+	if x.stream != nil && x.bodiless() {
+		x.dropStream()
+	}
 	if x.stream == nil {
 		x.settle()
 		return
 	}
-	if !x.bodyEnd && (x.length < 0 || x.length > prefetched) {
+	if !x.bodyEnd.Load() && (x.length < 0 || x.length > prefetched) {
 		// The handler may still be reading the request while it replies; whatever is left, the connection ends after it.
 		x.fast.SetConnectionClose()
+	}
+}
+
+// bodiless reports whether the reply must not have a body (RFC 9110, section 6.4.1).
+func (x *Exchange) bodiless() bool {
+	status := x.Status()
+	return x.fast.IsHead() || status < 200 || status == 204 || status == 304
+}
+
+// dropStream closes a reply's body that is not sent. The library would end its header twice.
+func (x *Exchange) dropStream() {
+	s := x.stream
+	x.stream = nil
+	s.done = true
+	_ = s.body.Close()
+	x.fast.Response.ResetBody()
+	x.fast.Response.ImmediateHeaderFlush = false
+	if s.length >= 0 {
+		x.fast.Response.Header.SetContentLength(int(s.length))
 	}
 }
 
@@ -268,7 +339,7 @@ func (x *Exchange) settle() {
 		x.atEnd()
 		x.atEnd = nil
 	}
-	if x.stream != nil || x.bodyEnd || x.length >= 0 && x.length <= prefetched && x.bodyErr == nil {
+	if x.stream != nil || x.bodyEnd.Load() || x.length >= 0 && x.length <= prefetched && x.bodyErr == nil {
 		return
 	}
 	if x.bodyErr != nil || x.length > drainLimit || !x.drain() {
@@ -280,14 +351,16 @@ func (x *Exchange) settle() {
 func (x *Exchange) drain() bool {
 	_ = x.fast.Conn().SetReadDeadline(time.Now().Add(time.Second))
 	_, err := io.Copy(io.Discard, io.LimitReader(x.BodyReader(), drainLimit))
-	return err == nil && x.bodyEnd
+	return err == nil && x.bodyEnd.Load()
 }
 
 // replyStream is a reply's body on its way to the client, flushed after each read.
 type replyStream struct {
 	x    *Exchange
 	body io.ReadCloser
-	done bool
+	// length is the body's, -1 when unknown.
+	length int64
+	done   bool
 }
 
 // Read reads from the body.
@@ -300,12 +373,17 @@ func (s *replyStream) Read(p []byte) (int, error) {
 // SupportsBodyWriteTo tells the library to use WriteTo.
 func (s *replyStream) SupportsBodyWriteTo() bool { return true }
 
-// WriteTo sends the body to w.
-func (s *replyStream) WriteTo(w io.Writer) (int64, error) {
+// WriteTo sends the body to w. A panic of the body's reader is its failure: the exchange has to be ended.
+func (s *replyStream) WriteTo(w io.Writer) (written int64, err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			s.x.server.options.Log.Error("the reader of a reply's body panicked", "path", s.x.RawPath(), "panic", fmt.Sprint(p), "stack", string(debug.Stack()))
+			err = errors.New("the reader of the reply's body panicked")
+		}
+	}()
 	flusher, _ := w.(interface{ Flush() error })
 	block := blocks.Get().(*[blockSize]byte)
 	defer blocks.Put(block)
-	var written int64
 	for {
 		n, err := s.Read(block[:])
 		if n > 0 {

@@ -11,6 +11,7 @@ import (
 	"net/http/httputil"
 	"os"
 	"strings"
+	"time"
 
 	"github.com/valyala/fasthttp"
 )
@@ -248,13 +249,32 @@ var (
 	closeToken = []byte("close")
 )
 
+// finished reports whether the request is sent. A sender that is at its last bytes gets a moment: the other side may have
+// answered before this one came to know that they are gone.
+func (s *sender) finished() bool {
+	select {
+	case <-s.done:
+		return true
+	default:
+	}
+	if !s.last.Load() {
+		return false
+	}
+	moment := time.NewTimer(100 * time.Millisecond)
+	defer moment.Stop()
+	select {
+	case <-s.done:
+		return true
+	case <-moment.C:
+		return false
+	}
+}
+
 // end stops what accompanies the exchange and reports whether the connection is still in a known state.
 func (r *Response) end() (known bool) {
 	known = true
 	if r.sender != nil {
-		select {
-		case <-r.sender.done:
-		default:
+		if !r.sender.finished() {
 			// The response is done before the request: nobody wants the rest of it.
 			known = false
 			r.sender.abort()

@@ -3,11 +3,12 @@ package http1
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
-	"math"
 	"net"
+	"os"
 	"runtime/debug"
 	"sync"
 	"sync/atomic"
@@ -66,7 +67,7 @@ func NewServer(o ServerOptions) *Server {
 		WriteBufferSize:              4096,
 		ReadTimeout:                  o.HeaderTimeout,
 		IdleTimeout:                  never,
-		MaxRequestBodySize:           math.MaxInt32,
+		MaxRequestBodySize:           prefetched, // beyond it the body is a stream
 		StreamRequestBody:            true,
 		DisablePreParseMultipartForm: true,
 		NoDefaultServerHeader:        true,
@@ -82,8 +83,11 @@ type quiet struct{ log *slog.Logger }
 
 func (q quiet) Printf(format string, args ...any) { q.log.Debug(fmt.Sprintf(format, args...)) }
 
-// refuse answers a request that cannot be parsed.
+// refuse answers a request that cannot be parsed. A client that went away, or sent nothing for too long, gets no answer.
 func refuse(ctx *fasthttp.RequestCtx, err error) {
+	if errors.Is(err, os.ErrDeadlineExceeded) || errors.Is(err, net.ErrClosed) {
+		_ = ctx.Conn().Close()
+	}
 	status, text := 400, "400 Bad Request"
 	if _, ok := err.(*fasthttp.ErrSmallBuffer); ok {
 		status, text = 431, "431 Request Header Fields Too Large"
@@ -97,17 +101,59 @@ func refuse(ctx *fasthttp.RequestCtx, err error) {
 // serverConn is a client's connection: bytes already read from it come first.
 type serverConn struct {
 	net.Conn
-	first  []byte
-	active atomic.Bool
+	first []byte
+
+	mu sync.Mutex
+	// active tells that a request has begun, closing that no other one is wanted.
+	active, closing bool
+	requests        int
+	// ended tells that the client's side is at its end.
+	ended atomic.Bool
 }
 
 func (c *serverConn) Read(p []byte) (int, error) {
 	if len(c.first) > 0 {
 		n := copy(p, c.first)
-		c.first = c.first[n:]
+		if c.first = c.first[n:]; len(c.first) == 0 {
+			c.first = nil
+		}
+		c.begun()
 		return n, nil
 	}
-	return c.Conn.Read(p)
+	n, err := c.Conn.Read(p)
+	if n > 0 {
+		c.begun()
+	}
+	if err == io.EOF {
+		c.ended.Store(true)
+	}
+	return n, err
+}
+
+func (c *serverConn) begun() {
+	c.mu.Lock()
+	c.active = true
+	c.mu.Unlock()
+}
+
+// SetReadDeadline sets the deadline, except that a connection that is not wanted any more stays ended.
+func (c *serverConn) SetReadDeadline(t time.Time) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.closing && !c.active {
+		t = longAgo
+	}
+	return c.Conn.SetReadDeadline(t)
+}
+
+// close ends the connection now if it is unused, else after its request.
+func (c *serverConn) close() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.closing = true
+	if !c.active {
+		_ = c.Conn.SetReadDeadline(longAgo)
+	}
 }
 
 func (s *Server) connState(c net.Conn, state fasthttp.ConnState) {
@@ -115,12 +161,16 @@ func (s *Server) connState(c net.Conn, state fasthttp.ConnState) {
 	if !ok {
 		return
 	}
+	sc.mu.Lock()
+	defer sc.mu.Unlock()
 	switch state {
 	case fasthttp.StateActive:
-		sc.active.Store(true)
+		// The library calls a new connection active before its first byte.
+		sc.active = sc.active || sc.requests > 0
 	case fasthttp.StateIdle:
-		sc.active.Store(false)
-		if s.stopping.Load() {
+		sc.active = false
+		sc.requests++
+		if sc.closing {
 			_ = sc.Conn.SetReadDeadline(longAgo)
 		}
 	}
@@ -148,33 +198,57 @@ func (s *Server) ServeConn(c net.Conn, first []byte) {
 }
 
 // Shutdown refuses new requests, closes unused connections and waits until the others are done. When ctx ends first, they
-// are broken off, and it returns the context's error.
+// are broken off, and it returns the context's error; handlers that do not notice are waited for only a moment more.
 func (s *Server) Shutdown(ctx context.Context) error {
 	s.mu.Lock()
 	s.stopping.Store(true)
 	for c := range s.conns {
-		if !c.active.Load() {
-			_ = c.Conn.SetReadDeadline(longAgo)
-		}
+		c.close()
 	}
 	s.mu.Unlock()
+	broken := make(chan struct{})
+	gaveUp := false
 	stop := context.AfterFunc(ctx, func() {
+		defer close(broken)
 		s.mu.Lock()
-		defer s.mu.Unlock()
 		for c := range s.conns {
 			_ = c.Conn.Close()
 		}
 		s.watch.cancelAll()
+		s.mu.Unlock()
+		patience := time.AfterFunc(afterBreak, func() {
+			s.mu.Lock()
+			gaveUp = true
+			s.idle.Broadcast()
+			s.mu.Unlock()
+		})
+		defer patience.Stop()
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		for len(s.conns) > 0 && !gaveUp {
+			s.idle.Wait()
+		}
 	})
-	defer stop()
 	s.mu.Lock()
-	for len(s.conns) > 0 {
+	for len(s.conns) > 0 && !gaveUp {
 		s.idle.Wait()
 	}
+	left := len(s.conns)
 	s.mu.Unlock()
+	var err error
+	if !stop() {
+		<-broken
+		err = ctx.Err()
+	}
 	s.watch.stop()
-	return ctx.Err()
+	if left > 0 {
+		return fmt.Errorf("%d requests did not end when they were broken off: %w", left, err)
+	}
+	return err
 }
+
+// afterBreak is how long handlers have to notice that their requests were broken off.
+const afterBreak = time.Second
 
 // handle runs the handler for one request and sees to it that the connection is in a known state afterwards.
 func (s *Server) handle(ctx *fasthttp.RequestCtx) {

@@ -185,7 +185,7 @@ func (w *watcher) run() {
 		seen = now
 		w.mu.Unlock()
 		for _, c := range lasting {
-			if gone(c.conn.Conn) {
+			if gone(socket(c.conn.Conn)) {
 				c.cancel(context.Canceled)
 			}
 		}

@@ -104,6 +104,13 @@ func (p *peer) request(req *invocation.Request) *http1.Request {
 	}
 	for i := range req.Header {
 		f := &req.Header[i]
+		if len(f.Name) > 1 && f.Name[0] == ':' {
+			// The pseudo-headers of a gRPC client cannot be lines here; apps get them under these names anyway.
+			if name := append([]byte("dapr-"), f.Name[1:]...); sendable(invocation.Field{Name: name, Value: f.Value}) {
+				out.AddHeader(name, f.Value)
+			}
+			continue
+		}
 		if isReserved(f.Name) || invocation.HopByHop(f.Name) || framing(f.Name) || !sendable(*f) {
 			continue
 		}

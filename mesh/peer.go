@@ -61,7 +61,7 @@ func newPeer(c *Client, target Target) *peer {
 	if c.options.GRPCOnly {
 		p.speaks = speaksGRPC
 	}
-	p.http = http1.New(http1.Options{Dial: p.dialExchange, MaxHeaderBytes: maxResponseHeader})
+	p.http = http1.New(http1.Options{Dial: p.dialExchange, MaxHeaderBytes: maxResponseHeader, TrustIdle: time.Second})
 	return p
 }
 

@@ -170,35 +170,63 @@ func parseOrigin(value []byte) (origin invocation.Origin, ok bool) {
 
 // parseRequest takes an exchange's request header apart. Names and values stay slices of the source.
 func parseRequest(method, path, query string, headers iter.Seq2[[]byte, []byte], origin invocation.Origin) *invocation.Request {
-	req := &invocation.Request{Method: strings.TrimPrefix(path, "/"), Verb: method, Query: query, Origin: origin}
-	header := make(invocation.Header, 0, 24)
-	for name, value := range headers {
-		switch {
-		case isReserved(name):
-			switch {
-			case invocation.Is(name, "outrigger-verb"):
-				if req.Verb = string(value); req.Verb == verbNone {
-					req.Verb = ""
-				}
-			case invocation.Is(name, "outrigger-type-url"):
-				req.TypeURL = decodeText(value)
-			}
-			continue
-		case invocation.Is(name, "content-type"):
-			req.ContentType = string(value)
-			continue
-		case invocation.Is(name, "host"), invocation.Is(name, "content-length"), invocation.Is(name, "expect"), invocation.HopByHop(name):
-			continue
-		case invocation.Is(name, "accept"):
-			req.EventStream = acceptsEvents(value)
-		}
-		if origin == invocation.FromGRPC {
-			name = appendLower(make([]byte, 0, len(name)), name)
-		}
-		header = append(header, invocation.Field{Name: name, Value: value})
-	}
-	req.Header = header
+	p := &requestParser{}
+	req := &p.Request
+	req.Method, req.Verb, req.Query, req.Origin = strings.TrimPrefix(path, "/"), method, query, origin
+	req.Header = make(invocation.Header, 0, 24)
+	headers(p.add)
 	return req
+}
+
+type requestParser struct{ invocation.Request }
+
+// add takes one header.
+func (p *requestParser) add(name, value []byte) bool {
+	switch {
+	case isReserved(name):
+		switch {
+		case invocation.Is(name, "outrigger-verb"):
+			if p.Verb = string(value); p.Verb == verbNone {
+				p.Verb = ""
+			}
+		case invocation.Is(name, "outrigger-type-url"):
+			p.TypeURL = decodeText(value)
+		}
+		return true
+	case invocation.Is(name, "content-type"):
+		p.ContentType = contentType(value)
+		return true
+	case framing(name), invocation.HopByHop(name):
+		return true
+	case invocation.Is(name, "accept"):
+		p.EventStream = acceptsEvents(value)
+	}
+	if p.Origin == invocation.FromGRPC {
+		name = appendLower(make([]byte, 0, len(name)), name)
+	}
+	p.Header = append(p.Header, invocation.Field{Name: name, Value: value})
+	return true
+}
+
+// contentType is a content type as text, without a copy for the usual ones.
+func contentType(value []byte) string {
+	switch string(value) {
+	case "application/json":
+		return "application/json"
+	case "application/octet-stream":
+		return "application/octet-stream"
+	case "text/plain":
+		return "text/plain"
+	case "text/plain; charset=utf-8":
+		return "text/plain; charset=utf-8"
+	case "application/json; charset=utf-8":
+		return "application/json; charset=utf-8"
+	case "application/x-protobuf":
+		return "application/x-protobuf"
+	case "text/event-stream":
+		return "text/event-stream"
+	}
+	return string(value)
 }
 
 // acceptsEvents reports whether an Accept header asks for exactly text/event-stream (Dapr API, service invocation: SSE).
@@ -212,75 +240,31 @@ var errNotExchange = errors.New("the answer is not one of the exchange between s
 // parseResponse takes an exchange's response header apart. All bytes are copied. An answer that is an error of the callee's
 // sidecar is returned as failure.
 func parseResponse(httpStatus int, headers iter.Seq2[[]byte, []byte]) (resp *invocation.Response, failure, err error) {
-	resp = &invocation.Response{Status: httpStatus, Header: make(invocation.Header, 0, 12)}
-	store := make([]byte, 0, 512)
-	keep := func(b []byte) []byte {
-		start := len(store)
-		store = append(store, b...)
-		return store[start:len(store):len(store)]
-	}
-	kind, code := "", -1
-	var details []byte
-	for name, value := range headers {
-		if isReserved(name) {
-			switch {
-			case invocation.Is(name, "outrigger-exchange"):
-				switch string(value) {
-				case kindApp:
-					kind = kindApp
-				case kindGRPC:
-					kind = kindGRPC
-				case kindError:
-					kind = kindError
-				}
-			case invocation.Is(name, "outrigger-status"):
-				n, perr := strconv.Atoi(string(value))
-				if perr != nil || n < 0 {
-					return nil, nil, fmt.Errorf("%w: %s is %q, not a status", errNotExchange, headerStatus, value)
-				}
-				code = n
-			case invocation.Is(name, "outrigger-message"):
-				resp.Message = decodeText(value)
-			case invocation.Is(name, "outrigger-details"):
-				details = keep(value)
-			case invocation.Is(name, "outrigger-type-url"):
-				resp.TypeURL = decodeText(value)
-			case len(name) > len(headerTrailer) && bytes.EqualFold(name[:len(headerTrailer)], []byte(headerTrailer)):
-				start := len(store)
-				store = appendLower(store, name[len(headerTrailer):])
-				resp.Trailer = append(resp.Trailer, invocation.Field{Name: store[start:len(store):len(store)], Value: keep(value)})
-			}
-			continue
-		}
-		switch {
-		case invocation.Is(name, "content-type"):
-			resp.ContentType = string(value)
-		case invocation.Is(name, "content-length"), invocation.HopByHop(name):
-		default:
-			resp.Header = append(resp.Header, invocation.Field{Name: keep(name), Value: keep(value)})
-		}
-	}
-	switch kind {
-	case kindApp:
-		if code >= 0 {
-			resp.Status = code
+	p := &responseParser{code: -1, store: make([]byte, 0, 384)}
+	resp = &p.Response
+	resp.Status, resp.Header = httpStatus, make(invocation.Header, 0, 8)
+	headers(p.add)
+	switch {
+	case p.err != nil:
+		return nil, nil, p.err
+	case p.kind == kindApp:
+		if p.code >= 0 {
+			resp.Status = p.code
 		}
 		return resp, nil, nil
-	case kindGRPC, kindError:
-	default:
+	case p.kind == "":
 		return nil, nil, errNotExchange
-	}
-	if code < 0 || code > 99 || kind == kindError && code == 0 {
+	case p.code < 0 || p.code > 99 || p.kind == kindError && p.code == 0:
 		return nil, nil, fmt.Errorf("%w: no gRPC code in %s", errNotExchange, headerStatus)
 	}
-	resp.Status = code
-	if len(details) > 0 {
-		if resp.Details, err = decodeDetails(details); err != nil {
+	resp.Status = p.code
+	if len(p.details) > 0 {
+		if resp.Details, err = decodeDetails(p.details); err != nil {
 			return nil, nil, err
 		}
 	}
-	if kind == kindError {
-		return nil, status.ErrorProto(&spb.Status{Code: int32(code), Message: resp.Message, Details: resp.Details}), nil
+	if p.kind == kindError {
+		return nil, status.ErrorProto(&spb.Status{Code: int32(p.code), Message: resp.Message, Details: resp.Details}), nil
 	}
 	kept := resp.Header[:0]
 	for _, f := range resp.Header {
@@ -296,6 +280,70 @@ func parseResponse(httpStatus int, headers iter.Seq2[[]byte, []byte]) (resp *inv
 	}
 	resp.Header = kept
 	return resp, nil, nil
+}
+
+type responseParser struct {
+	invocation.Response
+	store   []byte // where the copies are
+	kind    string
+	code    int
+	details []byte
+	err     error
+}
+
+func (p *responseParser) keep(b []byte) []byte {
+	start := len(p.store)
+	p.store = append(p.store, b...)
+	return p.store[start:len(p.store):len(p.store)]
+}
+
+// add takes one header.
+func (p *responseParser) add(name, value []byte) bool {
+	switch {
+	case isReserved(name):
+		p.addReserved(name, value)
+	case invocation.Is(name, "content-type"):
+		p.ContentType = contentType(value)
+	case invocation.Is(name, "content-length"), invocation.HopByHop(name):
+	default:
+		p.Header = append(p.Header, invocation.Field{Name: p.keep(name), Value: p.keep(value)})
+	}
+	return p.err == nil
+}
+
+func (p *responseParser) addReserved(name, value []byte) {
+	switch {
+	case invocation.Is(name, "outrigger-exchange"):
+		switch string(value) {
+		case kindApp:
+			p.kind = kindApp
+		case kindGRPC:
+			p.kind = kindGRPC
+		case kindError:
+			p.kind = kindError
+		}
+	case invocation.Is(name, "outrigger-status"):
+		n, err := strconv.Atoi(string(value))
+		if err != nil || n < 0 {
+			p.err = fmt.Errorf("%w: %s is %q, not a status", errNotExchange, headerStatus, value)
+			return
+		}
+		p.code = n
+	case invocation.Is(name, "outrigger-message"):
+		p.Message = decodeText(value)
+	case invocation.Is(name, "outrigger-details"):
+		p.details = p.keep(value)
+	case invocation.Is(name, "outrigger-type-url"):
+		p.TypeURL = decodeText(value)
+	case len(name) > len(headerTrailer) && bytes.EqualFold(name[:len(headerTrailer)], []byte(headerTrailer)):
+		lower := p.keep(name[len(headerTrailer):])
+		for i, c := range lower {
+			if 'A' <= c && c <= 'Z' {
+				lower[i] = c + 'a' - 'A'
+			}
+		}
+		p.Trailer = append(p.Trailer, invocation.Field{Name: lower, Value: p.keep(value)})
+	}
 }
 
 func decodeDetails(text []byte) (details []*anyMessage, err error) {

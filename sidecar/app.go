@@ -55,7 +55,11 @@ func (s *Sidecar) awaitApp(ctx context.Context, start time.Time, target *health.
 	if err := app.WaitForPort(ctx, app.WaitOptions{Protocol: app.Protocol(o.AppProtocol), Address: o.AppChannelAddress, Port: o.AppPort, Log: s.log, Clock: o.Clock}); err != nil {
 		return // the sidecar ends
 	}
-	configured := false
+	// Without health checks the app counts as healthy now, and is asked before the sidecar calls itself ready.
+	configured := !o.EnableAppHealthCheck
+	if configured {
+		s.readAppConfig(ctx)
+	}
 	s.channel.Health().OnChange(func(healthy bool) {
 		if healthy && !configured {
 			configured = true

@@ -18,22 +18,29 @@ const (
 	bindMost  = 500 * time.Millisecond
 )
 
-// bind opens a listener, trying again for a while when the port is taken.
-func (s *Sidecar) bind(ctx context.Context, network, address string) (net.Listener, error) {
+// bind opens a listener for each address, trying again those that are taken; the time for that is one for all of them. Of an
+// address that could not be bound the listener is nil and the error is not.
+func (s *Sidecar) bind(ctx context.Context, addresses []string) ([]net.Listener, []error) {
+	listeners, errs := make([]net.Listener, len(addresses)), make([]error, len(addresses))
 	wait := bindFirst
 	for deadline := time.Now().Add(bindTotal); ; {
-		l, err := s.options.Listen(network, address)
-		if err == nil {
-			return l, nil
+		missing := false
+		for i, address := range addresses {
+			if listeners[i] != nil {
+				continue
+			}
+			if listeners[i], errs[i] = s.options.Listen("tcp", address); errs[i] != nil {
+				missing = true
+				s.log.Debug("a port could not be bound yet", "address", address, "error", errs[i])
+			}
 		}
-		if network == "unix" || time.Now().Add(wait).After(deadline) {
-			return nil, err
+		if !missing || time.Now().Add(wait).After(deadline) {
+			return listeners, errs
 		}
-		s.log.Debug("a port could not be bound yet", "address", address, "error", err)
 		select {
 		case <-time.After(wait):
 		case <-ctx.Done():
-			return nil, errors.Join(err, ctx.Err())
+			return listeners, errs
 		}
 		wait = min(wait*3/2, bindMost)
 	}
@@ -44,25 +51,27 @@ func (s *Sidecar) bind(ctx context.Context, network, address string) (net.Listen
 func (s *Sidecar) bindAPI(ctx context.Context, protocol string, port int) ([]net.Listener, error) {
 	if dir := s.options.UnixDomainSocket; dir != "" {
 		path := filepath.Join(dir, fmt.Sprintf("dapr-%s-%s.socket", s.options.AppID, protocol))
-		l, err := s.bind(ctx, "unix", path)
+		l, err := s.options.Listen("unix", path)
 		if err != nil {
 			return nil, fmt.Errorf("could not listen on any endpoint: %w; remove the socket if no sidecar uses it", err)
 		}
 		return []net.Listener{l}, nil
 	}
+	addresses := make([]string, len(s.options.ListenAddresses))
+	for i, host := range s.options.ListenAddresses {
+		addresses[i] = net.JoinHostPort(unbracket(host), strconv.Itoa(port))
+	}
+	bound, errs := s.bind(ctx, addresses)
 	var listeners []net.Listener
-	var errs []error
-	for _, host := range s.options.ListenAddresses {
-		l, err := s.bind(ctx, "tcp", net.JoinHostPort(unbracket(host), strconv.Itoa(port)))
-		if err != nil {
-			s.log.Error("an API address could not be bound", "api", protocol, "address", host, "port", port, "error", err)
-			errs = append(errs, err)
+	for i, l := range bound {
+		if l != nil {
+			listeners = append(listeners, l)
 			continue
 		}
-		listeners = append(listeners, l)
+		s.log.Error("an API address could not be bound", "api", protocol, "address", addresses[i], "error", errs[i])
 	}
 	if len(listeners) == 0 {
-		return nil, fmt.Errorf("could not listen on any endpoint: %w", errors.Join(errs...))
+		return nil, fmt.Errorf("could not listen on any endpoint: %w; end what holds the address, or choose another --dapr-%s-port or --dapr-listen-addresses", errors.Join(errs...), protocol)
 	}
 	return listeners, nil
 }
@@ -79,7 +88,11 @@ func unbracket(host string) string {
 func (s *Sidecar) bindInternal(ctx context.Context) (net.Listener, error) {
 	host := unbracket(s.options.InternalListenAddress)
 	if s.options.InternalPort != 0 {
-		return s.bind(ctx, "tcp", net.JoinHostPort(host, strconv.Itoa(s.options.InternalPort)))
+		bound, errs := s.bind(ctx, []string{net.JoinHostPort(host, strconv.Itoa(s.options.InternalPort))})
+		if bound[0] == nil {
+			return nil, fmt.Errorf("%w; end what holds the address, or choose another --dapr-internal-grpc-port", errs[0])
+		}
+		return bound[0], nil
 	}
 	l, err := s.options.Listen("tcp", net.JoinHostPort(host, strconv.Itoa(stablePort(s.options.AppID))))
 	if err != nil {

@@ -124,7 +124,7 @@ func (l *loader) open(ctx context.Context, order int, c *resource.Component) (mi
 
 func (l *loader) tryOpen(ctx context.Context, order int, c *resource.Component) error {
 	category, name, ok := components.SplitType(c.Spec.Type)
-	if !ok {
+	if !ok || category == components.NameResolution { // which the Configuration names, not a resource
 		return fmt.Errorf("incorrect type %s", c.Spec.Type)
 	}
 	if block, unbuilt := unbuiltCategories[category]; unbuilt {

@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/pprof"
+	"slices"
 	"strconv"
 	"time"
 
@@ -52,7 +53,7 @@ func (s *Sidecar) serveHTTP(h *http.Server, l net.Listener, down *teardown) {
 }
 
 // bindFree binds the APIs early when their ports are to be chosen by the system, so that everything can know them.
-func (s *Sidecar) bindFree(ctx context.Context) (err error) {
+func (s *Sidecar) bindFree(ctx context.Context, down *teardown) (err error) {
 	o := &s.options
 	if o.UnixDomainSocket != "" {
 		return nil
@@ -66,6 +67,10 @@ func (s *Sidecar) bindFree(ctx context.Context) (err error) {
 		if s.grpcListeners, err = s.bindAPI(ctx, "grpc", 0); err != nil {
 			return fmt.Errorf("failed to start API gRPC server: %w", err)
 		}
+	}
+	// Their servers close them too, if starting gets that far.
+	for _, l := range slices.Concat(s.httpListeners, s.grpcListeners) {
+		down.close = append(down.close, func(context.Context) error { return ignoreClosed(l.Close()) })
 	}
 	return nil
 }
@@ -113,10 +118,11 @@ func (s *Sidecar) serveAPIs(ctx context.Context, down *teardown, targets map[str
 			return fmt.Errorf("failed to start API gRPC server: %w", err)
 		}
 	}
+	traced := s.config.Spec.Tracing.SamplingRate != "0"
 	grpcServer := server.NewGRPC(server.GRPCOptions{
 		Dapr:    &daprServer{StateServer: s.loader.state.Server(), SecretsServer: s.loader.secrets.Server(), InvokeServer: invoke.NewServer(s.invoke), statusServer: statusServer{s}},
 		Unbuilt: unbuiltMethods(), Token: o.APIToken, Access: s.config.Spec.API.GRPC(), MaxMessageBytes: int(o.MaxBodySize),
-		MaxHeaderBytes: uint32(min(o.ReadBufferSize*1024, 1<<31)), APILog: apiLog, Metrics: s.metrics, Log: logging.Scope(o.Log, logging.ScopeGRPC),
+		MaxHeaderBytes: uint32(min(o.ReadBufferSize*1024, 1<<31)), Baggage: traced, APILog: apiLog, Metrics: s.metrics, Log: logging.Scope(o.Log, logging.ScopeGRPC),
 	})
 	down.drain = append(down.drain, func(ctx context.Context) error { grpcServer.Shutdown(ctx); return nil })
 	for _, l := range s.grpcListeners {
@@ -138,14 +144,14 @@ func (s *Sidecar) serveAPIs(ctx context.Context, down *teardown, targets map[str
 	httpLog := logging.Scope(o.Log, logging.ScopeHTTP)
 	routes, fallback := s.routes()
 	httpOptions := server.HTTPOptions{
-		Routes: routes, Fallback: fallback, Token: o.APIToken, AllowedOrigins: o.AllowedOrigins, Baggage: s.config.Spec.Tracing.SamplingRate != "0", MaxBodyBytes: o.MaxBodySize,
+		Routes: routes, Fallback: fallback, Token: o.APIToken, AllowedOrigins: o.AllowedOrigins, Baggage: traced, MaxBodyBytes: o.MaxBodySize,
 		MaxHeaderBytes: headerBytes(o.ReadBufferSize), H2C: !o.DisableH2C, APILog: apiLog, Metrics: s.metrics, Log: httpLog,
 	}
 	s.serveListeners(server.NewHTTP(httpOptions), s.httpListeners, down)
 	s.log.Info(fmt.Sprintf("HTTP server is running on port %d", s.apiPort(s.httpListeners, o.HTTPPort)))
 	if o.PublicPort > 0 {
 		if s.publicListener, err = o.Listen("tcp", net.JoinHostPort(unbracket(o.PublicListenAddress), strconv.Itoa(o.PublicPort))); err != nil {
-			return fmt.Errorf("failed to start public HTTP server: %w", err)
+			return fmt.Errorf("failed to start public HTTP server: %w; end what holds the address, or choose another --dapr-public-port", err)
 		}
 		var public []*api.Route
 		for _, r := range routes {
@@ -210,17 +216,19 @@ func (s *Sidecar) serveProfiling(down *teardown) error {
 	mux.HandleFunc("/debug/pprof/symbol", pprof.Symbol)
 	mux.HandleFunc("/debug/pprof/trace", pprof.Trace)
 	bound := 0
+	var errs []error
 	for _, host := range o.ListenAddresses {
 		l, err := o.Listen("tcp", net.JoinHostPort(unbracket(host), strconv.Itoa(o.ProfilePort)))
 		if err != nil {
 			s.log.Warn("the profiling port could not be bound", "address", host, "port", o.ProfilePort, "error", err)
+			errs = append(errs, err)
 			continue
 		}
 		bound++
 		s.serveHTTP(&http.Server{Handler: mux, ReadHeaderTimeout: 10 * time.Second}, l, down)
 	}
 	if bound == 0 {
-		return errors.New("could not listen on any endpoint for profiling API")
+		return fmt.Errorf("could not listen on any endpoint for profiling API: %w; choose another --profile-port", errors.Join(errs...))
 	}
 	return nil
 }

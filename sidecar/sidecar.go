@@ -139,7 +139,6 @@ func (s *Sidecar) Run(ctx context.Context) error {
 		return ErrForced
 	}
 	downErr := s.down(down)
-	s.tasks.Wait()
 	switch {
 	case err != nil:
 		return err
@@ -154,6 +153,11 @@ func (s *Sidecar) Run(ctx context.Context) error {
 func (s *Sidecar) blockShutdown() {
 	d := s.options.BlockShutdown
 	if d <= 0 {
+		return
+	}
+	select {
+	case <-s.ready:
+	default: // still starting: there is nothing to go on with
 		return
 	}
 	s.log.Info(fmt.Sprintf("Blocking graceful shutdown for %s or until app reports unhealthy...", d))
@@ -200,7 +204,7 @@ func (s *Sidecar) up(ctx context.Context, down *teardown, start time.Time) error
 		return fmt.Errorf("failed to start internal gRPC server: %w", err)
 	}
 	down.close = append(down.close, func(context.Context) error { return ignoreClosed(s.internal.Close()) })
-	if err := s.bindFree(ctx); err != nil {
+	if err := s.bindFree(ctx, down); err != nil {
 		return err
 	}
 	switch o.InternalListenAddress {
@@ -237,7 +241,11 @@ func (s *Sidecar) up(ctx context.Context, down *teardown, start time.Time) error
 	return nil
 }
 
-// down undoes what up did: it tells the world, lets running calls finish, and then closes what they used.
+// afterTimeout is how long what was broken off at the end of the graceful period may take to notice.
+const afterTimeout = 2 * time.Second
+
+// down undoes what up did. It is done when everything has ended, or soon after the graceful period is over: a component that
+// does not close cannot hold the sidecar.
 func (s *Sidecar) down(t *teardown) error {
 	s.log.Info("Dapr is shutting down")
 	ctx, cancel := context.Background(), context.CancelFunc(func() {})
@@ -245,6 +253,29 @@ func (s *Sidecar) down(t *teardown) error {
 		ctx, cancel = context.WithTimeout(ctx, s.options.GracefulShutdown)
 	}
 	defer cancel()
+	ended := make(chan error, 1)
+	go func() {
+		err := s.undo(ctx, t)
+		s.tasks.Wait()
+		ended <- err
+	}()
+	select {
+	case err := <-ended:
+		return err
+	case <-ctx.Done():
+	}
+	patience := time.NewTimer(afterTimeout)
+	defer patience.Stop()
+	select {
+	case <-ended:
+	case <-patience.C:
+		s.log.Warn("something did not end when it was broken off; it is left behind")
+	}
+	return ErrShutdownTimeout
+}
+
+// undo tells the world, lets running calls finish, and then closes what they used.
+func (s *Sidecar) undo(ctx context.Context, t *teardown) error {
 	for _, f := range t.notice {
 		f()
 	}

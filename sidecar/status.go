@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"maps"
+	"strings"
 	"sync"
 	"time"
 
@@ -14,7 +15,6 @@ import (
 
 	"outrigger.dev/api"
 	runtimev1 "outrigger.dev/api/gen/runtime/v1"
-	"outrigger.dev/components"
 	"outrigger.dev/resource"
 )
 
@@ -187,7 +187,7 @@ func (s *Sidecar) putMetadata(call *api.Call) error {
 }
 
 func (s *Sidecar) shutdownRequested(call *api.Call) error {
-	force := components.Truthy(string(call.Header("Dapr-Force-Shutdown")))
+	force := strings.EqualFold(string(call.Header("Dapr-Force-Shutdown")), "true")
 	call.NoContent()
 	s.requestShutdown(force)
 	return nil
@@ -247,7 +247,7 @@ func (g statusServer) Shutdown(ctx context.Context, _ *runtimev1.ShutdownRequest
 	force := false
 	if md, ok := metadata.FromIncomingContext(ctx); ok {
 		for _, v := range md["dapr-force-shutdown"] {
-			force = force || components.Truthy(v)
+			force = force || strings.EqualFold(v, "true")
 		}
 	}
 	g.sidecar.requestShutdown(force)

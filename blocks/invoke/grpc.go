@@ -3,6 +3,7 @@ package invoke
 import (
 	"context"
 	"encoding/base64"
+	"errors"
 	"net/http"
 	"strconv"
 	"strings"
@@ -58,17 +59,24 @@ func (s InvokeServer) InvokeService(ctx context.Context, in *runtimev1.InvokeSer
 	}
 	if md, ok := metadata.FromIncomingContext(ctx); ok {
 		req.Header = fromMetadata(md)
+		req.EventStream = acceptsEvents(req.Header.Get("accept"))
 	}
 	resp, err := b.Invoke(ctx, in.GetId(), req)
 	if err != nil {
 		return nil, errInvoke(in.GetId(), err)
 	}
 	if err := resp.Buffer(b.options.MaxBodyBytes); err != nil {
+		if errors.Is(err, invocation.ErrTooLarge) {
+			return nil, status.Errorf(codes.ResourceExhausted, "the answer of app %s is larger than %d bytes; raise --max-body-size, or call over HTTP", in.GetId(), b.options.MaxBodyBytes)
+		}
 		return nil, errInvoke(in.GetId(), err)
 	}
 	header := toMetadata(resp.Header)
 	if resp.IsHTTP() {
 		header.Set("dapr-http-status", strconv.Itoa(resp.Status))
+		if resp.ContentType != "" && printable(resp.ContentType) {
+			header.Set("dapr-content-type", resp.ContentType)
+		}
 	}
 	if len(header) > 0 {
 		if err := grpc.SetHeader(ctx, header); err != nil {
@@ -83,7 +91,9 @@ func (s InvokeServer) InvokeService(ctx context.Context, in *runtimev1.InvokeSer
 	if err := failure(resp); err != nil {
 		return nil, err
 	}
-	return &commonv1.InvokeResponse{Data: &anypb.Any{TypeUrl: resp.TypeURL, Value: resp.Body}, ContentType: resp.ContentType}, nil
+	return &commonv1.InvokeResponse{
+		Data: &anypb.Any{TypeUrl: strings.ToValidUTF8(resp.TypeURL, "\ufffd"), Value: resp.Body}, ContentType: strings.ToValidUTF8(resp.ContentType, "\ufffd"),
+	}, nil
 }
 
 // failure is the status of an answer that is no success, nil otherwise.
@@ -126,27 +136,48 @@ func fromMetadata(md metadata.MD) invocation.Header {
 	return h
 }
 
-// toMetadata makes gRPC metadata of an answer's header: HTTP names that gRPC keeps for itself get a prefix.
+// toMetadata makes gRPC metadata of an answer's header: HTTP names that gRPC keeps for itself get a prefix. What metadata
+// cannot carry is left out, for gRPC would refuse the whole answer.
 func toMetadata(h invocation.Header) metadata.MD {
-	md := make(metadata.MD, len(h)+1)
+	md := make(metadata.MD, len(h)+2)
 	for _, f := range h {
-		if invocation.HopByHop(f.Name) || len(f.Name) > 0 && f.Name[0] == ':' {
+		if invocation.HopByHop(f.Name) || !metadataKey(f.Name) {
 			continue
 		}
 		key, value := invocation.MetadataKey(f.Name), string(f.Value)
-		switch {
-		case strings.HasSuffix(key, "-bin"):
-			decoded, err := base64.StdEncoding.DecodeString(value)
+		if strings.HasPrefix(key, "grpc-") || key == "content-type" || key == "content-length" {
+			key = "dapr-" + key
+		}
+		if strings.HasSuffix(key, "-bin") {
+			decoded, err := base64.RawStdEncoding.DecodeString(strings.TrimRight(value, "="))
 			if err != nil {
 				continue
 			}
 			value = string(decoded)
-		case strings.HasPrefix(key, "grpc-"):
-			key = "dapr-" + key
-		case key == "content-type" || key == "content-length":
-			key = "dapr-" + key
+		} else if !printable(value) {
+			continue
 		}
 		md.Append(key, value)
 	}
 	return md
+}
+
+// metadataKey reports whether a header name can be the key of metadata.
+func metadataKey(name []byte) bool {
+	for _, c := range name {
+		if !('a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9' || c == '-' || c == '_' || c == '.') {
+			return false
+		}
+	}
+	return len(name) > 0
+}
+
+// printable reports whether a text can be the value of metadata.
+func printable(text string) bool {
+	for i := range len(text) {
+		if text[i] < ' ' || text[i] > '~' {
+			return false
+		}
+	}
+	return true
 }

@@ -2,7 +2,6 @@ package invoke
 
 import (
 	"bytes"
-	"strings"
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/protobuf/encoding/protojson"
@@ -76,12 +75,18 @@ func requestHeader(call *api.Call, req *invocation.Request, byHeader bool) {
 		case len(connection) > 0 && named(connection, name):
 			continue
 		}
-		if invocation.Is(name, "accept") && strings.EqualFold(strings.TrimSpace(string(value)), "text/event-stream") {
+		if invocation.Is(name, "accept") && acceptsEvents(value) {
 			req.EventStream = true
 		}
 		header = append(header, invocation.Field{Name: name, Value: value})
 	}
 	req.Header = header
+}
+
+// acceptsEvents reports whether an Accept header asks for server-sent events and nothing else (Dapr API, service invocation:
+// server-sent events).
+func acceptsEvents(accept []byte) bool {
+	return bytes.EqualFold(bytes.TrimSpace(accept), []byte("text/event-stream"))
 }
 
 // named reports whether a Connection header names another one, which is then not passed on either.

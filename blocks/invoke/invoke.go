@@ -71,8 +71,9 @@ type Options struct {
 
 // Block is the service invocation block.
 type Block struct {
-	options   Options
-	forwarded string
+	options Options
+	// identity are the headers of every remote call that say who calls; they are never changed.
+	identity invocation.Header
 }
 
 // New makes the block.
@@ -87,7 +88,13 @@ func New(o Options) *Block {
 	if ip := net.ParseIP(address); ip != nil && ip.To4() == nil {
 		address = `"[` + address + `]"`
 	}
-	return &Block{options: o, forwarded: "for=" + address + ";by=" + address + ";host=" + o.HostName}
+	b := &Block{options: o}
+	b.identity.Add(invocation.CallerAppID, o.AppID)
+	b.identity.Add(invocation.CallerNamespace, o.Namespace)
+	b.identity.Add("X-Forwarded-For", o.HostAddress)
+	b.identity.Add("X-Forwarded-Host", o.HostName)
+	b.identity.Add("Forwarded", "for="+address+";by="+address+";host="+o.HostName)
+	return b
 }
 
 // The built-in retries of calls to other sidecars (Dapr API, service invocation: resiliency).
@@ -127,6 +134,7 @@ func (b *Block) Invoke(ctx context.Context, target string, req *invocation.Reque
 		if b.options.App == nil {
 			return nil, errors.New("cannot invoke local endpoint: app channel not initialized")
 		}
+		anonymise(&req.Header)
 		return b.options.App.Invoke(ctx, req)
 	}
 	req.AppID, req.Namespace = id, namespace
@@ -188,6 +196,19 @@ func (b *Block) remote(ctx context.Context, req *invocation.Request) (*invocatio
 // identify puts the headers of a remote call in place of any that the client sent under those names.
 func (b *Block) identify(req *invocation.Request) {
 	h := &req.Header
+	anonymise(h)
+	callee := []byte(req.AppID)
+	*h = append(*h, b.identity...)
+	*h = append(*h, invocation.Field{Name: calleeAppID, Value: callee}, invocation.Field{Name: destinationAppID, Value: callee})
+}
+
+var (
+	calleeAppID      = []byte(invocation.CalleeAppID)
+	destinationAppID = []byte(invocation.DestinationAppID)
+)
+
+// anonymise takes out the headers by which an app knows who calls it: only sidecars may say that.
+func anonymise(h *invocation.Header) {
 	kept := (*h)[:0]
 	for _, f := range *h {
 		if !identity(f.Name) {
@@ -195,13 +216,6 @@ func (b *Block) identify(req *invocation.Request) {
 		}
 	}
 	*h = kept
-	h.Add(invocation.CallerAppID, b.options.AppID)
-	h.Add(invocation.CallerNamespace, b.options.Namespace)
-	h.Add(invocation.CalleeAppID, req.AppID)
-	h.Add(invocation.DestinationAppID, req.AppID)
-	h.Add("X-Forwarded-For", b.options.HostAddress)
-	h.Add("X-Forwarded-Host", b.options.HostName)
-	h.Add("Forwarded", b.forwarded)
 }
 
 // identity reports whether a header is one of those that say who calls whom.

@@ -1,11 +1,16 @@
 package server
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net/http"
 	"net/url"
 	"strings"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/status"
 )
 
 // maxBaggage bounds the header (W3C Baggage, limits).
@@ -24,6 +29,16 @@ func baggage(x exchange) (answered bool) {
 	}
 	x.SetHeader("Baggage", string(header))
 	return false
+}
+
+// grpcBaggage is the same check for the metadata of a gRPC call.
+func grpcBaggage(ctx context.Context) error {
+	for _, header := range metadata.ValueFromIncomingContext(ctx, "baggage") {
+		if err := checkBaggage(header); err != nil {
+			return status.Errorf(codes.InvalidArgument, "invalid baggage header: %s", err)
+		}
+	}
+	return nil
 }
 
 // checkBaggage holds a header against the grammar of W3C Baggage: key=value members with properties behind semicolons.

@@ -5,6 +5,7 @@ import (
 	"crypto/subtle"
 	"fmt"
 	"log/slog"
+	"runtime"
 	"runtime/debug"
 	"time"
 
@@ -39,11 +40,13 @@ type GRPCOptions struct {
 	Access resource.GRPCAccess
 	// MaxMessageBytes bounds messages in both directions.
 	MaxMessageBytes int
-	// MaxHeaderBytes bounds the header list.
+	// MaxHeaderBytes bounds the header list; 0 is the library's default.
 	MaxHeaderBytes uint32
-	APILog         *APILog
-	Metrics        *metrics.Metrics
-	Log            *slog.Logger
+	// Baggage checks the baggage metadata.
+	Baggage bool
+	APILog  *APILog
+	Metrics *metrics.Metrics
+	Log     *slog.Logger
 }
 
 // GRPC is the sidecar's gRPC API server.
@@ -59,22 +62,30 @@ func NewGRPC(o GRPCOptions) *GRPC {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
 	s := &GRPC{options: o, health: health.NewServer()}
-	s.Server = grpc.NewServer(
+	options := []grpc.ServerOption{
 		grpc.MaxRecvMsgSize(o.MaxMessageBytes),
 		grpc.MaxSendMsgSize(o.MaxMessageBytes),
-		grpc.MaxHeaderListSize(o.MaxHeaderBytes),
 		grpc.SharedWriteBuffer(true),
+		grpc.NumStreamWorkers(streamWorkers()),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 8 * time.Second, PermitWithoutStream: true}),
 		grpc.KeepaliveParams(keepalive.ServerParameters{MaxConnectionIdle: 3 * time.Minute, Time: 10 * time.Second, Timeout: 5 * time.Second}),
 		grpc.UnaryInterceptor(s.unary),
 		grpc.StreamInterceptor(s.stream),
 		grpc.UnknownServiceHandler(s.unknown),
-	)
+	}
+	if o.MaxHeaderBytes > 0 {
+		options = append(options, grpc.MaxHeaderListSize(o.MaxHeaderBytes))
+	}
+	s.Server = grpc.NewServer(options...)
 	runtimev1.RegisterDaprServer(s.Server, o.Dapr)
 	healthv1.RegisterHealthServer(s.Server, s.health)
 	reflection.Register(s.Server)
 	return s
 }
+
+// streamWorkers is how many goroutines wait for calls: their stacks have grown already, which a new goroutine's has to do
+// for each call. Calls beyond them get goroutines of their own.
+func streamWorkers() uint32 { return uint32(4 * runtime.GOMAXPROCS(0)) }
 
 // Shutdown lets running calls finish, and ends them when ctx does first.
 func (s *GRPC) Shutdown(ctx context.Context) {
@@ -97,8 +108,16 @@ func refused(code codes.Code, message, httpCode, httpMessage string) error {
 
 const tokenKey = "dapr-api-token"
 
-// admit applies the lists and the token to a call, and returns its context without the token.
+// admit applies the lists, the token and the check of the baggage to a call, and returns its context without the token.
 func (s *GRPC) admit(ctx context.Context, fullMethod string) (context.Context, error) {
+	ctx, err := s.authorised(ctx, fullMethod)
+	if err == nil && s.options.Baggage {
+		err = grpcBaggage(ctx)
+	}
+	return ctx, err
+}
+
+func (s *GRPC) authorised(ctx context.Context, fullMethod string) (context.Context, error) {
 	if !s.options.Access.Allowed(fullMethod) {
 		return ctx, refused(codes.Unimplemented, "Not Implemented", "501", "requested endpoint is not available")
 	}
@@ -125,9 +144,6 @@ func (s *GRPC) unary(ctx context.Context, req any, info *grpc.UnaryServerInfo, h
 	if ctx, err = s.admit(ctx, info.FullMethod); err != nil {
 		return nil, err
 	}
-	if block, ok := s.options.Unbuilt[info.FullMethod]; ok {
-		return nil, unbuilt(info.FullMethod, block)
-	}
 	start := time.Now()
 	defer func() {
 		if p := recover(); p != nil {
@@ -140,6 +156,9 @@ func (s *GRPC) unary(ctx context.Context, req any, info *grpc.UnaryServerInfo, h
 		}
 		s.log(ctx, info.FullMethod, code, took)
 	}()
+	if block, ok := s.options.Unbuilt[info.FullMethod]; ok {
+		return nil, unbuilt(info.FullMethod, block)
+	}
 	resp, err = handler(ctx, req)
 	return resp, s.mapped(err)
 }
@@ -149,9 +168,6 @@ func (s *GRPC) stream(srv any, ss grpc.ServerStream, info *grpc.StreamServerInfo
 	if err != nil {
 		return err
 	}
-	if block, ok := s.options.Unbuilt[info.FullMethod]; ok {
-		return unbuilt(info.FullMethod, block)
-	}
 	start := time.Now()
 	defer func() {
 		if p := recover(); p != nil {
@@ -159,6 +175,9 @@ func (s *GRPC) stream(srv any, ss grpc.ServerStream, info *grpc.StreamServerInfo
 		}
 		s.log(ctx, info.FullMethod, status.Code(err), time.Since(start))
 	}()
+	if block, ok := s.options.Unbuilt[info.FullMethod]; ok {
+		return unbuilt(info.FullMethod, block)
+	}
 	return s.mapped(handler(srv, &admittedStream{ss, ctx}))
 }
 

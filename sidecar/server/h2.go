@@ -3,11 +3,15 @@ package server
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"iter"
 	"log/slog"
+	"maps"
 	"net"
 	"net/http"
+	"runtime/debug"
+	"slices"
 	"sync"
 
 	"golang.org/x/net/http2"
@@ -20,8 +24,10 @@ import (
 // may cost more than HTTP/1.1.
 func newH2(s *HTTP) *http.Server {
 	handler := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		s.h2Calls.begin()
+		defer s.h2Calls.end()
 		x := &h2Exchange{w: w, r: r, limit: s.options.MaxBodyBytes, status: http.StatusOK}
-		s.handle(x)
+		s.handleH2(x)
 		x.finish()
 	})
 	h2 := &http.Server{
@@ -34,6 +40,66 @@ func newH2(s *HTTP) *http.Server {
 	h2.Protocols.SetHTTP1(true)
 	h2.Protocols.SetUnencryptedHTTP2(true)
 	return h2
+}
+
+// handleH2 serves a request; a handler that panics answers with an error.
+func (s *HTTP) handleH2(x *h2Exchange) {
+	defer func() {
+		if p := recover(); p != nil {
+			s.options.Log.Error("a request handler panicked", "path", x.RawPath(), "panic", fmt.Sprint(p), "stack", string(debug.Stack()))
+			if x.stream != nil {
+				_ = x.stream.Close()
+				x.stream = nil
+			}
+			clear(x.w.Header())
+			x.status = http.StatusInternalServerError
+			x.SetHeader("Content-Type", "application/json")
+			x.Reply([]byte(`{"errorCode":"ERROR","message":"internal error: the request handler failed; see the sidecar's log"}`))
+		}
+	}()
+	s.handle(x)
+}
+
+// running counts requests that are being served.
+type running struct {
+	mu   sync.Mutex
+	n    int
+	none chan struct{} // closed when n falls to 0; nil when nobody waits
+}
+
+func (r *running) begin() {
+	r.mu.Lock()
+	r.n++
+	r.mu.Unlock()
+}
+
+func (r *running) end() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.n--; r.n == 0 && r.none != nil {
+		close(r.none)
+		r.none = nil
+	}
+}
+
+// wait returns when there is none, or ctx ends.
+func (r *running) wait(ctx context.Context) error {
+	r.mu.Lock()
+	if r.n == 0 {
+		r.mu.Unlock()
+		return nil
+	}
+	if r.none == nil {
+		r.none = make(chan struct{})
+	}
+	none := r.none
+	r.mu.Unlock()
+	select {
+	case <-none:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
 }
 
 // h2Exchange is a request that came by HTTP/2.
@@ -166,21 +232,38 @@ func (x *h2Exchange) finish() {
 	}
 }
 
-// handover is a listener whose connections were accepted elsewhere.
+// handover is a listener whose connections were accepted elsewhere. It knows those that are open.
 type handover struct {
 	conns chan net.Conn
 	done  chan struct{}
 	once  sync.Once
+
+	mu   sync.Mutex
+	open map[*replayConn]struct{}
 }
 
 func newHandover() *handover {
-	return &handover{conns: make(chan net.Conn), done: make(chan struct{})}
+	return &handover{conns: make(chan net.Conn), done: make(chan struct{}), open: map[*replayConn]struct{}{}}
 }
 
-func (h *handover) give(c net.Conn) {
+// give hands a connection over of which the first bytes were read already.
+func (h *handover) give(c net.Conn, first []byte) {
+	r := &replayConn{Conn: c, first: first, owner: h}
+	h.mu.Lock()
+	h.open[r] = struct{}{}
+	h.mu.Unlock()
 	select {
-	case h.conns <- c:
+	case h.conns <- r:
 	case <-h.done:
+		_ = r.Close()
+	}
+}
+
+func (h *handover) closeAll() {
+	h.mu.Lock()
+	open := slices.Collect(maps.Keys(h.open))
+	h.mu.Unlock()
+	for _, c := range open {
 		_ = c.Close()
 	}
 }
@@ -207,6 +290,15 @@ func (h *handover) Addr() net.Addr { return &net.TCPAddr{} }
 type replayConn struct {
 	net.Conn
 	first []byte
+	owner *handover
+}
+
+// Close closes the connection.
+func (c *replayConn) Close() error {
+	c.owner.mu.Lock()
+	delete(c.owner.open, c)
+	c.owner.mu.Unlock()
+	return c.Conn.Close()
 }
 
 func (c *replayConn) Read(p []byte) (int, error) {

@@ -48,6 +48,7 @@ type HTTP struct {
 	fast    *http1.Server
 	h2      *http.Server
 	h2Conns *handover
+	h2Calls running
 	h2Done  sync.WaitGroup
 	conns   sync.WaitGroup
 
@@ -101,10 +102,7 @@ func (s *HTTP) Serve(l net.Listener) error {
 	for {
 		c, err := l.Accept()
 		if err != nil {
-			s.mu.Lock()
-			stopping := s.stopping
-			s.mu.Unlock()
-			if stopping || errors.Is(err, net.ErrClosed) {
+			if s.isStopping() || errors.Is(err, net.ErrClosed) {
 				return nil
 			}
 			var ne net.Error
@@ -142,10 +140,10 @@ func (s *HTTP) serveConn(c net.Conn) {
 		return
 	}
 	if s.h2 != nil && (http1.IsHTTP2(first) || http1.WantsH2C(first)) {
-		s.h2Conns.give(&replayConn{Conn: c, first: first})
+		s.h2Conns.give(c, first)
 		return
 	}
-	s.fast.ServeConn(c, first)
+	s.fast.ServeConn(&lingeringConn{c, s}, first)
 }
 
 // Shutdown stops accepting, lets running requests finish and then closes their connections; when ctx ends first they are
@@ -164,12 +162,16 @@ func (s *HTTP) Shutdown(ctx context.Context) error {
 	var err error
 	if s.h2 != nil && started {
 		s.h2Conns.stop()
-		if err = s.h2.Shutdown(ctx); err != nil {
+		// The library does not know the connections that were upgraded, so their requests are waited for here.
+		if err = errors.Join(s.h2.Shutdown(ctx), s.h2Calls.wait(ctx)); err != nil {
 			_ = s.h2.Close()
 		}
+		s.h2Conns.closeAll()
 		s.h2Done.Wait()
 	}
-	err = errors.Join(err, s.fast.Shutdown(ctx))
+	if fastErr := s.fast.Shutdown(ctx); fastErr != nil {
+		return errors.Join(err, fastErr) // some handlers may still be at it
+	}
 	s.conns.Wait()
 	return err
 }
@@ -189,15 +191,16 @@ type exchange interface {
 // handle serves one request: the rules that all routes share, in the order of the Dapr API (HTTP server: middleware order).
 func (s *HTTP) handle(x exchange) {
 	if x.BadPath() {
+		x.SetHeader("Connection", "close")
 		text(x, http.StatusBadRequest, "400 Bad Request")
 		return
 	}
 	start := time.Now()
 	call := &api.Call{Exchange: x}
-	var logged bool
+	var counted, logged bool
 	x.AtEnd(func() {
 		took := time.Since(start)
-		if s.options.Metrics != nil {
+		if counted && s.options.Metrics != nil {
 			s.options.Metrics.HTTPServer().Observe(x.Method(), x.Path(), x.Status(), took, max(x.ContentLength(), 0), x.Size())
 		}
 		if logged {
@@ -207,6 +210,7 @@ func (s *HTTP) handle(x exchange) {
 	if s.options.Baggage && baggage(x) {
 		return
 	}
+	counted = true
 	if s.cors != nil && s.cors.handle(x) {
 		return
 	}
