@@ -147,7 +147,7 @@ func (s *Sidecar) openInvocation(ctx context.Context, identity components.Sideca
 		options.External = external
 		down.close = append(down.close, external.Close)
 	}
-	s.peers = mesh.NewClient(mesh.ClientOptions{MaxBodySize: o.MaxBodySize, Log: s.log, Metrics: s.metrics, Clock: o.Clock})
+	s.peers = mesh.NewClient(mesh.ClientOptions{MaxBodySize: o.MaxBodySize, Dial: o.Dial, Log: s.log, Metrics: s.metrics, Clock: o.Clock})
 	down.close = append(down.close, func(context.Context) error { s.peers.Close(); return nil })
 	options.Peers = s.peers
 	s.invoke = invoke.New(options)

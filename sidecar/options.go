@@ -3,6 +3,7 @@
 package sidecar
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -93,6 +94,8 @@ type Options struct {
 	LookupEnv func(string) (string, bool)
 	// Listen opens TCP listeners; nil is net.Listen. Tests replace it.
 	Listen func(network, address string) (net.Listener, error)
+	// Dial opens connections to other sidecars; nil is TCP. Tests replace it.
+	Dial func(ctx context.Context, address string) (net.Conn, error)
 }
 
 // Defaults are the options of a daprd started without flags.

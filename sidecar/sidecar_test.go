@@ -201,6 +201,7 @@ spec:
     - {name: state, version: v1.0, protocol: http}
     - {name: metadata, version: v1, protocol: grpc}
 `))
+	s.WaitHealthy()
 	for path, want := range map[string]int{"/v1.0/state/st/k": 204, "/v1.0/healthz": 204, "/v1.0/metadata": 404, "/v1.0/invoke/app/method/x": 404} {
 		if r := s.Get(path); r.Status != want {
 			t.Errorf("%s: %+v", path, r)

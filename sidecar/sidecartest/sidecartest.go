@@ -40,12 +40,15 @@ const startTimeout = 20 * time.Second
 
 // Network is what sidecars of a test find each other by, in place of name resolution over a real network.
 type Network struct {
-	mu    sync.Mutex
-	peers map[string][]string
+	mu        sync.Mutex
+	peers     map[string][]string
+	listeners map[string]*memoryListener
 }
 
 // NewNetwork makes a network without members.
-func NewNetwork() *Network { return &Network{peers: map[string][]string{}} }
+func NewNetwork() *Network {
+	return &Network{peers: map[string][]string{}, listeners: map[string]*memoryListener{}}
+}
 
 // resolver is a sidecar's membership.
 type resolver struct {
@@ -91,6 +94,15 @@ func (n *Network) register(r *components.Registry) {
 
 // Option changes the options of a sidecar before it starts.
 type Option func(t testing.TB, o *sidecar.Options)
+
+// InMemory lets the sidecar listen in memory instead of on loopback ports: its APIs are reached by [Sidecar.Client] and
+// [Sidecar.Conn], its internal port by the members of the same network. Fake apps keep their loopback ports.
+func (n *Network) InMemory() Option {
+	return func(_ testing.TB, o *sidecar.Options) {
+		o.Listen = n.listen
+		o.Dial = n.Dial
+	}
+}
 
 // Join gives the sidecar its app id and lets it find, and be found by, the other members.
 func (n *Network) Join(appID string) Option {
@@ -164,6 +176,7 @@ type Sidecar struct {
 	err    error
 	once   sync.Once
 	conn   *grpc.ClientConn
+	dial   func(ctx context.Context, address string) (net.Conn, error)
 }
 
 // Start runs a sidecar until the test ends. It listens on free loopback ports, has no components but those of the options,
@@ -220,7 +233,11 @@ func TryStart(t testing.TB, options ...Option) (*Sidecar, error) {
 		return s, fmt.Errorf("it was not ready within %s", startTimeout)
 	}
 	s.URL = "http://" + s.HTTPAddress()
+	s.dial = o.Dial
 	s.Client = &http.Client{Transport: &http.Transport{}}
+	if o.Dial != nil {
+		s.Client.Transport = &http.Transport{DialContext: func(ctx context.Context, _, address string) (net.Conn, error) { return o.Dial(ctx, address) }}
+	}
 	return s, nil
 }
 
@@ -308,7 +325,11 @@ func (s *Sidecar) Dapr() runtimev1.DaprClient { return runtimev1.NewDaprClient(s
 func (s *Sidecar) Conn() *grpc.ClientConn {
 	s.t.Helper()
 	if s.conn == nil {
-		conn, err := grpc.NewClient(s.GRPCAddress(), grpc.WithTransportCredentials(insecure.NewCredentials()))
+		options := []grpc.DialOption{grpc.WithTransportCredentials(insecure.NewCredentials())}
+		if s.dial != nil {
+			options = append(options, grpc.WithContextDialer(s.dial))
+		}
+		conn, err := grpc.NewClient("passthrough:///"+s.GRPCAddress(), options...)
 		if err != nil {
 			s.t.Fatal(err)
 		}
