@@ -1,10 +1,18 @@
 package cli
 
 import (
-	"errors"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"strconv"
+)
+
+// Free ports are taken from below the range that systems use for outgoing connections (32768 and up on Linux): one from that
+// range could be lost to some connection before the sidecar listens on it.
+const (
+	firstFree = 23000
+	lastFree  = 32767
+	freeTries = 100
 )
 
 // choosePorts replaces the ports that were left open by free ones, and checks the given ones (Dapr CLI, run: validation).
@@ -17,16 +25,21 @@ func (a *appSpec) choosePorts(running []instanceInfo) error {
 		}
 	}()
 	bind := func(port int) (int, error) {
-		l, err := net.Listen("tcp", ":"+strconv.Itoa(port))
-		if err != nil {
-			return 0, err
+		if port > 0 {
+			l, err := net.Listen("tcp", ":"+strconv.Itoa(port))
+			if err == nil {
+				held = append(held, l)
+			}
+			return port, err
 		}
-		held = append(held, l)
-		address, ok := l.Addr().(*net.TCPAddr)
-		if !ok {
-			return 0, errors.New("the system gave no TCP address")
+		for range freeTries {
+			port = firstFree + rand.IntN(lastFree-firstFree+1)
+			if l, err := net.Listen("tcp", ":"+strconv.Itoa(port)); err == nil {
+				held = append(held, l)
+				return port, nil
+			}
 		}
-		return address.Port, nil
+		return 0, fmt.Errorf("no free port was found between %d and %d", firstFree, lastFree)
 	}
 	wanted := []struct {
 		name string
@@ -50,7 +63,7 @@ func (a *appSpec) choosePorts(running []instanceInfo) error {
 					return fmt.Errorf("invalid configuration for %s. Port %d is not available: it is used by %s", w.name, *w.port, who)
 				}
 			}
-			port, err := bind(max(*w.port, 0))
+			port, err := bind(*w.port)
 			if err != nil {
 				return fmt.Errorf("invalid configuration for %s. Port %d is not available: %w", w.name, *w.port, err)
 			}

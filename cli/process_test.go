@@ -16,21 +16,11 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"outrigger.dev/test/servers"
 )
 
-func freePort(t *testing.T) string {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	_, port, err := net.SplitHostPort(l.Addr().String())
-	if err != nil {
-		t.Fatal(err)
-	}
-	return port
-}
+func freePort(t *testing.T) string { return strconv.Itoa(servers.FreePort(t)) }
 
 // id is an app id of the test's own, since every test sees all sidecars of the machine.
 func id(name string) string { return name + "-" + strconv.Itoa(os.Getpid()) }

@@ -4,8 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math/rand/v2"
-	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -16,6 +14,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"outrigger.dev/test/servers"
 )
 
 const (
@@ -135,9 +135,9 @@ func startSidecars(t *testing.T, language string) *set {
 	write(filepath.Join(dir, "secrets.json"), fill.Replace(secrets))
 
 	one := func(role string, app bool) *sidecar {
-		s := &sidecar{id: language + "-" + role, role: role, http: freePort(t), grpc: freePort(t), internal: freePort(t), log: filepath.Join(dir, role+".log"), exited: make(chan struct{})}
+		s := &sidecar{id: language + "-" + role, role: role, http: servers.FreePort(t), grpc: servers.FreePort(t), internal: servers.FreePort(t), log: filepath.Join(dir, role+".log"), exited: make(chan struct{})}
 		if app {
-			s.app = freePort(t)
+			s.app = servers.FreePort(t)
 		}
 		return s
 	}
@@ -343,38 +343,4 @@ func TestMain(m *testing.M) {
 		defer os.RemoveAll(temp)
 		return m.Run()
 	}())
-}
-
-// given are the ports that freePort has returned.
-var given struct {
-	sync.Mutex
-	ports map[int]bool
-}
-
-// freePort finds a port below the range from which systems take the local ports of outgoing connections, and apart from
-// those of test/servers. Nothing holds it until its user listens.
-func freePort(t *testing.T) int {
-	t.Helper()
-	given.Lock()
-	defer given.Unlock()
-	if given.ports == nil {
-		given.ports = map[int]bool{}
-	}
-	const first, count = 10100, 1900
-	start := rand.IntN(count)
-	for i := range count {
-		port := first + (start+i)%count
-		if given.ports[port] {
-			continue
-		}
-		l, err := net.Listen("tcp", ":"+strconv.Itoa(port))
-		if err != nil {
-			continue
-		}
-		l.Close()
-		given.ports[port] = true
-		return port
-	}
-	t.Fatalf("no free port between %d and %d; end what holds them", first, first+count-1)
-	return 0
 }

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"testing"
 )
 
 // Ports of servers lie below the range from which systems take the local ports
@@ -57,6 +58,22 @@ candidates:
 		return port, held, nil
 	}
 	return 0, nil, fmt.Errorf("servers: no free port on 127.0.0.1 between %d and %d; end what holds them", firstPort, lastPort)
+}
+
+// FreePort is a loopback port that nothing listens on. It is reserved among concurrent test binaries until the test ends,
+// and lies below the ports that systems take for outgoing connections.
+func FreePort(tb testing.TB) int {
+	tb.Helper()
+	port, held, err := reservePort()
+	if err != nil {
+		tb.Fatal(err)
+	}
+	tb.Cleanup(func() {
+		for _, l := range held {
+			l.release()
+		}
+	})
+	return port
 }
 
 // tryPort reserves one port; nil means that it is taken.
