@@ -10,6 +10,8 @@ import (
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/protoadapt"
+
+	"outrigger.dev/jsontext"
 )
 
 // ErrBodyTooLarge is what reading a request body over the limit fails with.
@@ -118,9 +120,9 @@ func (e *Error) AppendJSON(dst []byte) []byte {
 		message = "unknown error"
 	}
 	dst = append(dst, `{"errorCode":`...)
-	dst = appendJSONString(dst, e.Code)
+	dst = jsontext.AppendString(dst, e.Code)
 	dst = append(dst, `,"message":`...)
-	dst = appendJSONString(dst, message)
+	dst = jsontext.AppendString(dst, message)
 	if len(e.HTTPDetails) > 0 {
 		dst = append(dst, `,"details":[`...)
 		for i, d := range e.HTTPDetails {
@@ -132,14 +134,6 @@ func (e *Error) AppendJSON(dst []byte) []byte {
 		dst = append(dst, ']')
 	}
 	return append(dst, '}')
-}
-
-func appendJSONString(dst []byte, s string) []byte {
-	text, err := json.Marshal(s)
-	if err != nil { // a string always encodes
-		return append(dst, `""`...)
-	}
-	return append(dst, text...)
 }
 
 // appendDetail writes a google.rpc message with snake_case members, all present (Dapr API, error model: detail encoding).

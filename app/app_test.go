@@ -210,8 +210,10 @@ func TestRules(t *testing.T) {
 					}
 				}
 				slices.Sort(got)
-				want := []string{"Authorization: Basic x", "Baggage: one", "Content-Type: text/x", "Dapr-Api-Token: secret", "Dapr-Authority: au",
-					"Dapr-Grpc-Timeout: 1S", "Dapr-Method: m", "Traceparent: tp", "X-A: 1", "X-A: 2"}
+				want := []string{
+					"Authorization: Basic x", "Baggage: one", "Content-Type: text/x", "Dapr-Api-Token: secret", "Dapr-Authority: au",
+					"Dapr-Grpc-Timeout: 1S", "Dapr-Method: m", "Traceparent: tp", "X-A: 1", "X-A: 2",
+				}
 				if !slices.Equal(got, want) {
 					t.Errorf("got  %q\nwant %q", got, want)
 				}
@@ -221,8 +223,10 @@ func TestRules(t *testing.T) {
 			})
 			t.Run("gRPC trace", func(t *testing.T) {
 				const trace = "00-0102030405060708090a0b0c0d0e0f10-0102030405060708-01"
-				req := &invocation.Request{Verb: "GET", Origin: invocation.FromGRPC,
-					Header: header("grpc-trace-bin: AAABAgMEBQYHCAkKCwwNDg8QAQECAwQFBgcIAgE=", "tracestate-bin: YT1i")}
+				req := &invocation.Request{
+					Verb: "GET", Origin: invocation.FromGRPC,
+					Header: header("grpc-trace-bin: AAABAgMEBQYHCAkKCwwNDg8QAQECAwQFBgcIAgE=", "tracestate-bin: YT1i"),
+				}
 				if resp, err := c.Invoke(t.Context(), req); err != nil || resp.Status != 200 {
 					t.Fatal(resp, err)
 				}
@@ -231,8 +235,10 @@ func TestRules(t *testing.T) {
 				}
 			})
 			t.Run("verbs", func(t *testing.T) {
-				for verb, want := range map[string]string{"GET": "GET", "HEAD": "HEAD", "POST": "POST", "PUT": "PUT", "DELETE": "DELETE",
-					"OPTIONS": "OPTIONS", "TRACE": "TRACE", "PATCH": "PATCH", "PROPFIND": "POST"} {
+				for verb, want := range map[string]string{
+					"GET": "GET", "HEAD": "HEAD", "POST": "POST", "PUT": "PUT", "DELETE": "DELETE",
+					"OPTIONS": "OPTIONS", "TRACE": "TRACE", "PATCH": "PATCH", "PROPFIND": "POST",
+				} {
 					resp, err := c.Invoke(t.Context(), &invocation.Request{Verb: verb, Method: "x"})
 					if err != nil {
 						t.Fatal(verb, err)
@@ -738,8 +744,10 @@ func BenchmarkInvoke(b *testing.B) {
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
 	defer c.Close(ctx)
-	req := &invocation.Request{Verb: "GET", Method: "hello/world", Query: "a=b",
-		Header: header("Accept: */*", "User-Agent: bench", "Traceparent: 00-0102030405060708090a0b0c0d0e0f10-0102030405060708-01", "X-A: b")}
+	req := &invocation.Request{
+		Verb: "GET", Method: "hello/world", Query: "a=b",
+		Header: header("Accept: */*", "User-Agent: bench", "Traceparent: 00-0102030405060708090a0b0c0d0e0f10-0102030405060708-01", "X-A: b"),
+	}
 	b.ReportAllocs()
 	for b.Loop() {
 		resp, err := c.Invoke(ctx, req)

@@ -42,7 +42,7 @@ func TestExternal(t *testing.T) {
 	seen := make(chan *http.Request, 1)
 	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.URL.Path == "/from" {
-			http.Redirect(w, r, "/to", 302)
+			http.Redirect(w, r, "/to", http.StatusFound)
 			return
 		}
 		seen <- r

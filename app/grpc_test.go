@@ -121,8 +121,10 @@ func TestOnInvoke(t *testing.T) {
 				t.Errorf("request %v", got)
 			}
 			binary, _ := binaryTraceContext([]byte(trace))
-			want := map[string][]string{"dapr-accept": {"x"}, "x-a": {"1", "2"}, "k-bin": {"\x00\x01"}, "dapr-api-token": {"secret"},
-				"traceparent": {trace}, "grpc-trace-bin": {binary}, "dapr-via": {"v"}, "dapr-connection": {"X-Hop"}}
+			want := map[string][]string{
+				"dapr-accept": {"x"}, "x-a": {"1", "2"}, "k-bin": {"\x00\x01"}, "dapr-api-token": {"secret"},
+				"traceparent": {trace}, "grpc-trace-bin": {binary}, "dapr-via": {"v"}, "dapr-connection": {"X-Hop"},
+			}
 			for key, values := range want {
 				if !slices.Equal(md[key], values) {
 					t.Errorf("%s: %q, want %q", key, md[key], values)
@@ -140,8 +142,10 @@ func TestOnInvoke(t *testing.T) {
 			}
 
 			// A gRPC client's names get no prefix, and without a verb there is no HTTP extension.
-			resp, err = c.Invoke(t.Context(), &invocation.Request{Method: "fail", Origin: invocation.FromGRPC,
-				Header: header(":authority: a", "accept: y", "user-agent: u", "grpc-trace-bin: AAABAgMEBQYHCAkKCwwNDg8QAQECAwQFBgcIAgE=")})
+			resp, err = c.Invoke(t.Context(), &invocation.Request{
+				Method: "fail", Origin: invocation.FromGRPC,
+				Header: header(":authority: a", "accept: y", "user-agent: u", "grpc-trace-bin: AAABAgMEBQYHCAkKCwwNDg8QAQECAwQFBgcIAgE="),
+			})
 			if err != nil || resp.Status != int(codes.NotFound) || resp.Message != "nf" || len(resp.Details) != 1 ||
 				!slices.Contains(lines(resp.Trailer), "x-trail: t") {
 				t.Errorf("%+v %v", resp, err)
@@ -260,8 +264,10 @@ func TestPool(t *testing.T) {
 }
 
 func TestTraceContext(t *testing.T) {
-	for _, bad := range []string{"", "x", "00-00000000000000000000000000000000-0102030405060708-01", "00-0102030405060708090a0b0c0d0e0f10-0000000000000000-01",
-		"ff-0102030405060708090a0b0c0d0e0f10-0102030405060708-01", "00-0102030405060708090a0b0c0d0e0f10-0102030405060708-01-x", "00-zz02030405060708090a0b0c0d0e0f10-0102030405060708-01"} {
+	for _, bad := range []string{
+		"", "x", "00-00000000000000000000000000000000-0102030405060708-01", "00-0102030405060708090a0b0c0d0e0f10-0000000000000000-01",
+		"ff-0102030405060708090a0b0c0d0e0f10-0102030405060708-01", "00-0102030405060708090a0b0c0d0e0f10-0102030405060708-01-x", "00-zz02030405060708090a0b0c0d0e0f10-0102030405060708-01",
+	} {
 		if b, ok := binaryTraceContext([]byte(bad)); ok {
 			t.Errorf("%s became %q", bad, b)
 		}

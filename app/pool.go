@@ -67,7 +67,6 @@ func newPool(o Options) *Conns {
 				Backoff:           backoff.Config{BaseDelay: time.Second, Multiplier: 1.6, Jitter: 0.2, MaxDelay: 120 * time.Second},
 				MinConnectTimeout: 20 * time.Second,
 			}),
-			grpc.WithSharedWriteBuffer(true),
 			grpc.WithNoProxy(),
 			grpc.WithDisableServiceConfig(),
 		},

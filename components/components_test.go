@@ -16,20 +16,21 @@ type shared struct {
 
 type options struct {
 	shared
-	Host      string          `name:"redisHost" required:"true" aliases:"host,addr" help:"host and port"`
-	Secret    string          `name:"password" secret:"true"`
-	TLS       bool            `name:"enableTLS"`
-	Retries   int             `name:"maxRetries" default:"3"`
-	Port      uint16          `name:"port"`
-	Ratio     float64         `name:"ratio"`
-	Interval  Millis          `name:"retryInterval" default:"2s"`
-	Size      ByteSize        `name:"maxSize" default:"4Mi"`
-	Hosts     []string        `name:"hosts"`
-	Backoffs  []time.Duration `name:"backoffs"`
-	Mode      string          `name:"mode" allowed:"node,cluster" default:"node"`
-	Optional  *int            `name:"optional"`
-	Unmarked  string
-	unexposed string //nolint:unused // shows that unexported fields are left alone
+	Host     string          `name:"redisHost" required:"true" aliases:"host,addr" help:"host and port"`
+	Secret   string          `name:"password" secret:"true"`
+	TLS      bool            `name:"enableTLS"`
+	Retries  int             `name:"maxRetries" default:"3"`
+	Port     uint16          `name:"port"`
+	Ratio    float64         `name:"ratio"`
+	Interval Millis          `name:"retryInterval" default:"2s"`
+	Size     ByteSize        `name:"maxSize" default:"4Mi"`
+	Hosts    []string        `name:"hosts"`
+	Backoffs []time.Duration `name:"backoffs"`
+	Mode     string          `name:"mode" allowed:"node,cluster" default:"node"`
+	Optional *int            `name:"optional"`
+	Unmarked string
+	//lint:ignore U1000 shows that unexported fields are left alone
+	unexposed string
 }
 
 func registry(opened *options) *Registry {
@@ -154,8 +155,13 @@ func TestLookup(t *testing.T) {
 	}
 	Register(r, State, Info{Name: "yugabyte", Version: "v2", Default: true}, func(context.Context, Instance, struct{}) (any, error) { return nil, nil })
 	for _, c := range []struct{ name, version, want string }{
-		{"redis", "", "redis/v1"}, {"redis", "v0", "redis/v1"}, {"Redis", "V1", "redis/v1"}, {"valkey", "v1", "redis/v1"},
-		{"postgresql", "", "postgresql/v1"}, {"postgresql", "v2", "postgresql/v2"}, {"yugabyte", "", "yugabyte/v2"},
+		{"redis", "", "redis/v1"},
+		{"redis", "v0", "redis/v1"},
+		{"Redis", "V1", "redis/v1"},
+		{"valkey", "v1", "redis/v1"},
+		{"postgresql", "", "postgresql/v1"},
+		{"postgresql", "v2", "postgresql/v2"},
+		{"yugabyte", "", "yugabyte/v2"},
 	} {
 		d, err := r.Lookup(State, c.name, c.version)
 		if err != nil {

@@ -19,8 +19,10 @@ func TestCanonical(t *testing.T) {
 		{"last of repeated names", `{"a":1,"b":2,"a":3}`, `{"a":3,"b":2}`},
 		{"repeated in other spelling", `{"a":1,"\u0061":2}`, `{"a":2}`},
 		{"names sorted as characters", `{"\n":1,"!":2,"\"":3,"#":4,"\u0000":5}`, `{"\u0000":5,"\n":1,"!":2,"\"":3,"#":4}`},
-		{"many names", `{"s":0,"r":0,"q":0,"p":0,"o":0,"n":0,"m":0,"l":0,"k":0,"j":0,"i":0,"h":0,"g":0,"f":0,"e":0,"d":0,"c":0,"b":0,"a":0}`,
-			`{"a":0,"b":0,"c":0,"d":0,"e":0,"f":0,"g":0,"h":0,"i":0,"j":0,"k":0,"l":0,"m":0,"n":0,"o":0,"p":0,"q":0,"r":0,"s":0}`},
+		{
+			"many names", `{"s":0,"r":0,"q":0,"p":0,"o":0,"n":0,"m":0,"l":0,"k":0,"j":0,"i":0,"h":0,"g":0,"f":0,"e":0,"d":0,"c":0,"b":0,"a":0}`,
+			`{"a":0,"b":0,"c":0,"d":0,"e":0,"f":0,"g":0,"h":0,"i":0,"j":0,"k":0,"l":0,"m":0,"n":0,"o":0,"p":0,"q":0,"r":0,"s":0}`,
+		},
 		{"escapes", `"\u0041\/\"\\\b\f\n\r\t\u001f\u00e9"`, `"A/\"\\\b\f\n\r\t\u001fé"`},
 		{"no HTML escapes", `"<&>\u003c\u2028"`, "\"<&><\u2028\""},
 		{"surrogates", `"\ud83d\udc0e \ud83d \udc0e \ud83d\u0041"`, `"🐎 � � �A"`},
@@ -171,8 +173,10 @@ func TestWalker(t *testing.T) {
 		{in: `[]`},
 		{in: ` [ ] trailing`},
 		{in: `[{}]`, want: []item{{}}},
-		{in: `[{"KEY":"a","Value": {"x":[1]} ,"other":[{}],"n":-3},{"\u006bey":"b\n","metadata":{"a":"1","b":null},"metadata":{"c":"2"}}] x`,
-			want: []item{{key: "a", value: `{"x":[1]}`, n: -3}, {key: "b\n", metadata: map[string]string{"a": "1", "b": "", "c": "2"}}}},
+		{
+			in:   `[{"KEY":"a","Value": {"x":[1]} ,"other":[{}],"n":-3},{"\u006bey":"b\n","metadata":{"a":"1","b":null},"metadata":{"c":"2"}}] x`,
+			want: []item{{key: "a", value: `{"x":[1]}`, n: -3}, {key: "b\n", metadata: map[string]string{"a": "1", "b": "", "c": "2"}}},
+		},
 		{in: `[{"key":null,"metadata":null,"n":null}]`, want: []item{{}}},
 		{in: `{"a":1}`, err: "object at byte 0 where a JSON array is wanted"},
 		{in: `[1]`, err: "number at byte 1 where a JSON object is wanted"},
@@ -286,4 +290,31 @@ func BenchmarkCanonical(b *testing.B) {
 			}
 		})
 	}
+}
+
+func TestAppendStrings(t *testing.T) {
+	for _, m := range []map[string]string{nil, {}, {"a": "1"}, {"b": "<", "a\"": "\n", "": ""}} {
+		want, err := json.Marshal(m)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := AppendStrings([]byte("x"), m); string(got) != "x"+string(want) {
+			t.Errorf("AppendStrings(%v) = %s, want x%s", m, got, want)
+		}
+	}
+}
+
+func FuzzAppendString(f *testing.F) {
+	for _, s := range []string{"", "plain", "a\"b\\c", "\x00\x1f\b\f\n\r\t\x7f", "<&>", "\xff\xc3", "é\u2028\u2029\U0001F600", "\ufffd"} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, s string) {
+		want, err := json.Marshal(s)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := AppendString(nil, s); string(got) != string(want) {
+			t.Fatalf("%q: got %s want %s", s, got, want)
+		}
+	})
 }

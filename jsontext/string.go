@@ -1,6 +1,8 @@
 package jsontext
 
 import (
+	"maps"
+	"slices"
 	"unicode/utf16"
 	"unicode/utf8"
 )
@@ -42,6 +44,22 @@ func AppendString(dst []byte, s string) []byte {
 		i += size
 	}
 	return append(append(dst, s[start:]...), '"')
+}
+
+// AppendStrings appends m as a JSON object with sorted names, and nil as null.
+func AppendStrings(dst []byte, m map[string]string) []byte {
+	if m == nil {
+		return append(dst, "null"...)
+	}
+	dst = append(dst, '{')
+	for i, name := range slices.Sorted(maps.Keys(m)) {
+		if i > 0 {
+			dst = append(dst, ',')
+		}
+		dst = append(AppendString(dst, name), ':')
+		dst = AppendString(dst, m[name])
+	}
+	return append(dst, '}')
 }
 
 // appendASCII appends one ASCII character as it stands in a canonical string.

@@ -54,7 +54,6 @@ func (p *peer) take() (*grpcConn, error) {
 		grpc.WithTransportCredentials(insecure.NewCredentials()), // the dialler secures
 		grpc.WithContextDialer(p.dialGRPC),
 		grpc.WithDefaultServiceConfig(roundRobin),
-		grpc.WithSharedWriteBuffer(true),
 		grpc.WithIdleTimeout(0), // the pool does that
 		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: pingAfter, Timeout: pingTimeout, PermitWithoutStream: true}),
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(limit), grpc.MaxCallSendMsgSize(math.MaxInt32)),

@@ -52,7 +52,7 @@ type Server struct {
 	calls   *callServer
 	limit   int // of an exchange's request header, in bytes
 
-	handed   *handover
+	handed   *http1.Handover
 	handover sync.Once
 	conns    sync.WaitGroup
 	serving  sync.WaitGroup
@@ -87,7 +87,7 @@ func NewServer(o ServerOptions) *Server {
 		o.ReadBufferSize = 4 << 10
 	}
 	s := &Server{
-		options: o, listeners: map[net.Listener]struct{}{}, sniffing: map[net.Conn]struct{}{}, handed: newHandover(),
+		options: o, listeners: map[net.Listener]struct{}{}, sniffing: map[net.Conn]struct{}{}, handed: http1.NewHandover(),
 		limit: max(o.ReadBufferSize+callerHeaders, minHeaderLimit),
 	}
 	s.http = http1.NewServer(http1.ServerOptions{
@@ -97,7 +97,6 @@ func NewServer(o ServerOptions) *Server {
 		grpc.MaxRecvMsgSize(messageLimit(o.MaxBodySize)),
 		grpc.MaxSendMsgSize(math.MaxInt32),
 		grpc.MaxHeaderListSize(uint32(min(int64(o.ReadBufferSize)*1024, math.MaxInt32))),
-		grpc.SharedWriteBuffer(true),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: minPingInterval, PermitWithoutStream: true}),
 		grpc.KeepaliveParams(keepalive.ServerParameters{MaxConnectionIdle: maxIdle, Time: pingAfter, Timeout: pingTimeout}),
 	}
@@ -182,10 +181,7 @@ func (s *Server) serveConn(raw net.Conn) {
 		return
 	}
 	if isGRPC {
-		if len(first) > 0 {
-			c = &replayConn{Conn: c, first: first}
-		}
-		s.handed.give(c)
+		s.handed.Give(http1.Replay(c, first))
 		return
 	}
 	s.http.ServeConn(c, first)
@@ -237,7 +233,7 @@ func (s *Server) Shutdown(ctx context.Context) error {
 		var web sync.WaitGroup
 		web.Go(func() { httpErr = s.http.Shutdown(ctx) })
 		s.grpc.GracefulStop()
-		s.handed.stop()
+		_ = s.handed.Close()
 		s.serving.Wait()
 		s.calls.receivers.Wait()
 		web.Wait()
@@ -259,53 +255,3 @@ func (s *Server) Shutdown(ctx context.Context) error {
 
 // afterBreak is how long handlers have to notice that their calls were broken off.
 const afterBreak = 2 * time.Second
-
-// handover is the listener of the gRPC server: it yields the connections that turned out to be its.
-type handover struct {
-	conns chan net.Conn
-	done  chan struct{}
-	once  sync.Once
-}
-
-func newHandover() *handover { return &handover{conns: make(chan net.Conn), done: make(chan struct{})} }
-
-func (h *handover) give(c net.Conn) {
-	select {
-	case h.conns <- c:
-	case <-h.done:
-		_ = c.Close()
-	}
-}
-
-func (h *handover) stop() { h.once.Do(func() { close(h.done) }) }
-
-// Accept returns the next connection given.
-func (h *handover) Accept() (net.Conn, error) {
-	select {
-	case c := <-h.conns:
-		return c, nil
-	case <-h.done:
-		return nil, net.ErrClosed
-	}
-}
-
-// Close stops the listener.
-func (h *handover) Close() error { h.stop(); return nil }
-
-// Addr is a placeholder: the connections know theirs.
-func (h *handover) Addr() net.Addr { return &net.TCPAddr{} }
-
-// replayConn is a connection of which some bytes were read already.
-type replayConn struct {
-	net.Conn
-	first []byte
-}
-
-func (c *replayConn) Read(p []byte) (int, error) {
-	if len(c.first) > 0 {
-		n := copy(p, c.first)
-		c.first = c.first[n:]
-		return n, nil
-	}
-	return c.Conn.Read(p)
-}

@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+
+	"outrigger.dev/suggest"
 )
 
 // APIAccess allows or denies groups of the sidecar's API (Dapr API, API lists).
@@ -115,8 +117,10 @@ func GRPCMethods(name, version string) []string {
 	case "secrets.v1":
 		return []string{"GetSecret", "GetBulkSecret"}
 	case "actors.v1":
-		return []string{"RegisterActorTimer", "UnregisterActorTimer", "RegisterActorReminder", "GetActorReminder", "UnregisterActorReminder",
-			"UnregisterActorRemindersByType", "ListActorReminders", "GetActorState", "ExecuteActorStateTransaction", "InvokeActor"}
+		return []string{
+			"RegisterActorTimer", "UnregisterActorTimer", "RegisterActorReminder", "GetActorReminder", "UnregisterActorReminder",
+			"UnregisterActorRemindersByType", "ListActorReminders", "GetActorState", "ExecuteActorStateTransaction", "InvokeActor",
+		}
 	case "actors.v1alpha1":
 		return []string{"SubscribeActorEventsAlpha1"}
 	case "metadata.v1":
@@ -132,8 +136,10 @@ func GRPCMethods(name, version string) []string {
 	case "crypto.v1alpha1":
 		return []string{"EncryptAlpha1", "DecryptAlpha1"}
 	case "subtlecrypto.v1alpha1":
-		return []string{"SubtleGetKeyAlpha1", "SubtleEncryptAlpha1", "SubtleDecryptAlpha1", "SubtleWrapKeyAlpha1", "SubtleUnwrapKeyAlpha1",
-			"SubtleSignAlpha1", "SubtleVerifyAlpha1"}
+		return []string{
+			"SubtleGetKeyAlpha1", "SubtleEncryptAlpha1", "SubtleDecryptAlpha1", "SubtleWrapKeyAlpha1", "SubtleUnwrapKeyAlpha1",
+			"SubtleSignAlpha1", "SubtleVerifyAlpha1",
+		}
 	case "workflows.v1alpha1":
 		return workflowMethods("Alpha1")
 	case "workflows.v1beta1":
@@ -170,13 +176,15 @@ func jobMethods(suffix string) []string {
 
 // check warns about rules without effect, which in an access list are easily taken for protection.
 func (a *APIAccess) check(r *reporter) {
-	names := []string{"invoke", "state", "publish", "subscribe", "bindings", "secrets", "actors", "metadata", "configuration", "lock", "unlock",
-		"crypto", "subtlecrypto", "workflows", "jobs", "conversation", "shutdown", "healthz"}
+	names := []string{
+		"invoke", "state", "publish", "subscribe", "bindings", "secrets", "actors", "metadata", "configuration", "lock", "unlock",
+		"crypto", "subtlecrypto", "workflows", "jobs", "conversation", "shutdown", "healthz",
+	}
 	list := func(path string, rules []APIRule) {
 		for i, rule := range rules {
 			at := fmt.Sprintf("%s[%d]", path, i)
 			remedy := "use a name of the API list documentation, such as state, publish or invoke"
-			if near := nearest(rule.Name, names); near != "" && near != rule.Name {
+			if near, ok := suggest.Nearest(rule.Name, names); ok && near != rule.Name {
 				remedy = "did you mean " + near + "?"
 			}
 			switch {

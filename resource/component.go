@@ -4,6 +4,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"outrigger.dev/suggest"
 )
 
 // DefaultInitTimeout bounds the initialisation of a component that does not say otherwise.
@@ -77,7 +79,7 @@ func (c *Component) check(r *reporter) {
 		r.warn("spec.type "+quote(c.Spec.Type)+" is not of the form category.name", "give it a type such as state.redis")
 	case !slices.Contains(known, category):
 		remedy := "use one of " + strings.Join(known, ", ") + " before the first dot (case-sensitive)"
-		if near := nearest(category, known); near != "" {
+		if near, ok := suggest.Nearest(category, known); ok {
 			remedy = "did you mean " + near + "." + name + "?"
 		}
 		r.warn("incorrect type "+c.Spec.Type, remedy)

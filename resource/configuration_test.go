@@ -240,8 +240,17 @@ func TestSecretAllowed(t *testing.T) {
 		store, name string
 		want        bool
 	}{
-		{"listed", "a", true}, {"listed", "b", true}, {"listed", "c", false}, {"listed", "A", false}, {"denied", "x", false}, {"denied", "X", true}, {"denied", "y", true},
-		{"closed", "x", false}, {"open", "x", true}, {"unknown", "x", true}, {"Closed", "x", true},
+		{"listed", "a", true},
+		{"listed", "b", true},
+		{"listed", "c", false},
+		{"listed", "A", false},
+		{"denied", "x", false},
+		{"denied", "X", true},
+		{"denied", "y", true},
+		{"closed", "x", false},
+		{"open", "x", true},
+		{"unknown", "x", true},
+		{"Closed", "x", true},
 	} {
 		if got := c.SecretAllowed(tc.store, tc.name); got != tc.want {
 			t.Errorf("%s/%s: %t", tc.store, tc.name, got)

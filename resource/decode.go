@@ -5,6 +5,8 @@ import (
 	"math"
 	"reflect"
 	"strings"
+
+	"outrigger.dev/suggest"
 )
 
 // nodeDecoder is implemented by types with their own YAML form.
@@ -214,7 +216,7 @@ func (d *decoder) unknown(table *fieldTable, f field, path string) {
 	if len(table.names) > 0 {
 		remedy = "remove it, or use one of " + strings.Join(table.names, ", ")
 	}
-	if near := nearest(f.raw, table.names); near != "" {
+	if near, ok := suggest.Nearest(f.raw, table.names); ok {
 		remedy = "did you mean " + near + "?"
 		if strings.EqualFold(near, f.raw) {
 			remedy = "write it as " + near + ": field names are case-sensitive here"

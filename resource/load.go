@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+
+	"outrigger.dev/suggest"
 )
 
 // Options say what Load reads and keeps.
@@ -220,7 +222,8 @@ func (l *loader) unknownKind(origin Origin, root *node, apiVersion, kind string)
 		ours = ours || k == kind
 	}
 	group, _, _ := strings.Cut(apiVersion, "/")
-	isDapr := strings.EqualFold(group, "dapr.io") || nearest(group, []string{"dapr.io"}) != "" || ours && strings.Contains(strings.ToLower(group), "dapr")
+	_, nearDapr := suggest.Nearest(group, []string{"dapr.io"})
+	isDapr := nearDapr || ours && strings.Contains(strings.ToLower(group), "dapr")
 	if !isDapr && (apiVersion != "" || !ours) {
 		return
 	}
@@ -246,7 +249,7 @@ func (l *loader) unknownKind(origin Origin, root *node, apiVersion, kind string)
 	default:
 		p.Message = fmt.Sprintf("kind %q of %s is unknown, so the document is ignored", kind, apiVersion)
 		p.Remedy = "use one of " + strings.Join(allKinds(), ", ")
-		if near := nearest(kind, allKinds()); near != "" {
+		if near, ok := suggest.Nearest(kind, allKinds()); ok {
 			p.Remedy = "did you mean kind: " + near + "?"
 		}
 	}

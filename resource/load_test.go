@@ -117,10 +117,16 @@ func TestLoadProblems(t *testing.T) {
 		loaded              int      // components
 	}{
 		{"not yaml", "x.json", "{}", []string{"warning: ", "A non-YAML Component file x.json was detected, it will not be loaded", "rename it to .yaml"}, 0},
-		{"syntax", "x.yaml", componentYAML("a", "state.x") + "---\nkind: HTTPEndpoint\na: b: c\n---\n" + componentYAML("b", "state.x"),
-			[]string{"error: ", "document 2, line 11: HTTPEndpoint: daprd load HTTPEndpoint error when parsing manifests yaml resource in ", "yaml: line 11: mapping values are not allowed"}, 2},
-		{"type", "x.yaml", componentYAML("a", "state.x") + "  ignoreErrors: 'yes'\n",
-			[]string{`document 1, line 1: Component "a": daprd load Component error`, `line 9: cannot unmarshal the text "yes" into spec.ignoreErrors, which must be true or false`}, 0},
+		{
+			"syntax", "x.yaml", componentYAML("a", "state.x") + "---\nkind: HTTPEndpoint\na: b: c\n---\n" + componentYAML("b", "state.x"),
+			[]string{"error: ", "document 2, line 11: HTTPEndpoint: daprd load HTTPEndpoint error when parsing manifests yaml resource in ", "yaml: line 11: mapping values are not allowed"},
+			2,
+		},
+		{
+			"type", "x.yaml", componentYAML("a", "state.x") + "  ignoreErrors: 'yes'\n",
+			[]string{`document 1, line 1: Component "a": daprd load Component error`, `line 9: cannot unmarshal the text "yes" into spec.ignoreErrors, which must be true or false`},
+			0,
+		},
 		{"scalar document", "x.yaml", "hello\n", []string{`the document is the text "hello", not an object`}, 0},
 		{"dot", "x.yaml", componentYAML("..", "state.x"), []string{"metadata.name may not be '..'"}, 0},
 		{"slash", "x.yaml", componentYAML("a/b", "state.x"), []string{`daprd load Component error`, `metadata.name "a/b" may not contain '/'`}, 0},
@@ -145,8 +151,11 @@ func TestLoadProblems(t *testing.T) {
 		{"no type", "x.yaml", componentYAML("a", `""`), []string{"spec.type is missing"}, 1},
 		{"bare type", "x.yaml", componentYAML("a", "state"), []string{"not of the form category.name"}, 1},
 		{"init timeout", "x.yaml", componentYAML("a", "state.x") + "  initTimeout: soon\n", []string{`spec.initTimeout "soon" is not a duration, so 5s is used`}, 1},
-		{"policy", "x.yaml", "apiVersion: dapr.io/v1alpha1\nkind: WorkflowAccessPolicy\nmetadata: {name: w}\nspec: {rules: [{callers: [], activities: [{name: x}]}]}\n",
-			[]string{`error: `, `WorkflowAccessPolicy "w" failed validation, skipping: spec.rules[0].callers must have at least 1 item`}, 0},
+		{
+			"policy", "x.yaml", "apiVersion: dapr.io/v1alpha1\nkind: WorkflowAccessPolicy\nmetadata: {name: w}\nspec: {rules: [{callers: [], activities: [{name: x}]}]}\n",
+			[]string{`error: `, `WorkflowAccessPolicy "w" failed validation, skipping: spec.rules[0].callers must have at least 1 item`},
+			0,
+		},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			dir := writeFiles(t, map[string]string{tc.file: tc.content})

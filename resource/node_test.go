@@ -226,16 +226,6 @@ func TestSplitDocuments(t *testing.T) {
 	}
 }
 
-func TestNearest(t *testing.T) {
-	for _, tc := range []struct{ word, want string }{
-		{"metdata", "metadata"}, {"matadata", "metadata"}, {"metadta", "metadata"}, {"METADATA", "metadata"}, {"tpye", "type"}, {"vers", ""}, {"banana", ""}, {"", ""}, {strings.Repeat("x", 1000), ""},
-	} {
-		if got := nearest(tc.word, []string{"type", "version", "metadata"}); got != tc.want {
-			t.Errorf("%q: got %q, want %q", tc.word, got, tc.want)
-		}
-	}
-}
-
 // Every field of every kind must be of a type that the decoder knows.
 func TestEveryFieldTypeIsSupported(t *testing.T) {
 	seen := map[reflect.Type]bool{}

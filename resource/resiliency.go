@@ -7,6 +7,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"outrigger.dev/suggest"
 )
 
 // Resiliency declares timeouts, retries and circuit breakers, and what they apply to. The types here are the document as
@@ -277,7 +279,7 @@ func (r *Resiliency) checkTargets(rep *reporter) {
 			return
 		}
 		remedy := "define it under spec.policies, unless another Resiliency resource does"
-		if near := nearest(name, known); near != "" {
+		if near, ok := suggest.Nearest(name, known); ok {
 			remedy = "did you mean " + near + "?"
 		}
 		rep.warn(fmt.Sprintf("%s names the policy %q, which this resource does not define", at, name), remedy)

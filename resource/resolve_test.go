@@ -174,9 +174,19 @@ func TestEnv(t *testing.T) {
 		name, want string
 		refused    string
 	}{
-		{vars, "A", "1", ""}, {vars, "lower", "2", ""}, {vars, "UNSET", "", ""}, {vars, "", "", "is empty"}, {vars, "A B", "", "contains a space"},
-		{vars, "APP_API_TOKEN", "", "reserved"}, {vars, "app_api_token", "", "reserved"}, {vars, "DAPR_API_TOKEN", "", "reserved"}, {vars, "dapr_x", "", "reserved"},
-		{listed, "A", "1", ""}, {listed, "lower", "2", ""}, {listed, "B", "", "not listed in DAPR_ENV_KEYS"}, {listed, "DAPR_API_TOKEN", "", "reserved"},
+		{vars, "A", "1", ""},
+		{vars, "lower", "2", ""},
+		{vars, "UNSET", "", ""},
+		{vars, "", "", "is empty"},
+		{vars, "A B", "", "contains a space"},
+		{vars, "APP_API_TOKEN", "", "reserved"},
+		{vars, "app_api_token", "", "reserved"},
+		{vars, "DAPR_API_TOKEN", "", "reserved"},
+		{vars, "dapr_x", "", "reserved"},
+		{listed, "A", "1", ""},
+		{listed, "lower", "2", ""},
+		{listed, "B", "", "not listed in DAPR_ENV_KEYS"},
+		{listed, "DAPR_API_TOKEN", "", "reserved"},
 	} {
 		got, err := NewEnv(environment(tc.vars)).Get(tc.name)
 		if got != tc.want || (err != nil) != (tc.refused != "") || err != nil && !strings.Contains(err.Error(), tc.refused) {
@@ -191,8 +201,14 @@ func TestTemplates(t *testing.T) {
 		in, want   string
 		namespaced bool
 	}{
-		{"plain", "plain", false}, {"{appID}", "app", false}, {"a-{podName}-{appID}{", "a-pod-app{", false}, {"{namespace}", "ns.app", true}, {"{namespace}/{namespace}", "ns.app/ns.app", true},
-		{"{APPID} {uuid", "{APPID} {uuid", false}, {"{{appID}}", "{app}", false}, {`{"a":"{appID}"}`, `{"a":"app"}`, false},
+		{"plain", "plain", false},
+		{"{appID}", "app", false},
+		{"a-{podName}-{appID}{", "a-pod-app{", false},
+		{"{namespace}", "ns.app", true},
+		{"{namespace}/{namespace}", "ns.app/ns.app", true},
+		{"{APPID} {uuid", "{APPID} {uuid", false},
+		{"{{appID}}", "{app}", false},
+		{`{"a":"{appID}"}`, `{"a":"app"}`, false},
 	} {
 		in := []NameValue{item("k", tc.in)}
 		got, namespaced, err := templates.Expand(in)
@@ -223,9 +239,19 @@ func TestValues(t *testing.T) {
 		yaml, text, json string
 		set              bool
 	}{
-		{"abc", "abc", `"abc"`, true}, {`'"abc"'`, `"abc"`, `"\"abc\""`, true}, {"5", "5", "5", true}, {"1.10", "1.1", "1.1", true}, {"yes", "true", "true", true}, {`"5"`, "5", `"5"`, true},
-		{"~", "", "null", false}, {"", "", "null", false}, {`""`, "", `""`, true}, {"[1, a, {c: d, b: no}]", `[1,"a",{"b":false,"c":"d"}]`, `[1,"a",{"b":false,"c":"d"}]`, true}, {"<&>", "<&>", `"<&>"`, true},
-		{"[<]", `["<"]`, `["<"]`, true}, {"0x10", "16", "16", true},
+		{"abc", "abc", `"abc"`, true},
+		{`'"abc"'`, `"abc"`, `"\"abc\""`, true},
+		{"5", "5", "5", true},
+		{"1.10", "1.1", "1.1", true},
+		{"yes", "true", "true", true},
+		{`"5"`, "5", `"5"`, true},
+		{"~", "", "null", false},
+		{"", "", "null", false},
+		{`""`, "", `""`, true},
+		{"[1, a, {c: d, b: no}]", `[1,"a",{"b":false,"c":"d"}]`, `[1,"a",{"b":false,"c":"d"}]`, true},
+		{"<&>", "<&>", `"<&>"`, true},
+		{"[<]", `["<"]`, `["<"]`, true},
+		{"0x10", "16", "16", true},
 	} {
 		var got struct {
 			V Value `json:"v"`

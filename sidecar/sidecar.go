@@ -23,6 +23,8 @@ import (
 // Errors that end Run in a way the process has to answer with exit code 1.
 var (
 	// ErrShutdownTimeout says that the graceful period was over before everything had ended.
+	//
+	//lint:ignore ST1005 the log line that Dapr ends with, word for word
 	ErrShutdownTimeout = errors.New("Graceful shutdown timeout exceeded, forcing shutdown")
 	// ErrForced says that an immediate end was asked for by the shutdown API.
 	ErrForced = errors.New("forced shutdown requested")

@@ -1,6 +1,9 @@
 package suggest
 
-import "testing"
+import (
+	"strings"
+	"testing"
+)
 
 func TestNearest(t *testing.T) {
 	fields := []string{"redisHost", "redisPassword", "tableName", "ttlInSeconds", "url"}
@@ -18,6 +21,8 @@ func TestNearest(t *testing.T) {
 		{"uri", "url", true},
 		{"completelyOther", "", false},
 		{"", "", false},
+		{"tabelName", "tableName", true},
+		{strings.Repeat("x", 1000), "", false},
 	} {
 		got, found := Nearest(c.word, fields)
 		if got != c.want || found != c.found {

@@ -27,7 +27,7 @@ func (s *Secrets) handleGet(c *api.Call) error {
 		c.NoContent()
 		return nil
 	}
-	c.ReplyJSON(append(appendStrings(nil, entries), '\n'))
+	c.ReplyJSON(append(jsontext.AppendStrings(nil, entries), '\n'))
 	return nil
 }
 
@@ -46,24 +46,8 @@ func (s *Secrets) handleBulkGet(c *api.Call) error {
 			out = append(out, ',')
 		}
 		out = append(jsontext.AppendString(out, name), ':')
-		out = appendStrings(out, secrets[name])
+		out = jsontext.AppendStrings(out, secrets[name])
 	}
 	c.ReplyJSON(append(out, "}\n"...))
 	return nil
-}
-
-// appendStrings appends a map as an object with sorted names; nil as null.
-func appendStrings(out []byte, m map[string]string) []byte {
-	if m == nil {
-		return append(out, "null"...)
-	}
-	out = append(out, '{')
-	for i, name := range slices.Sorted(maps.Keys(m)) {
-		if i > 0 {
-			out = append(out, ',')
-		}
-		out = append(jsontext.AppendString(out, name), ':')
-		out = jsontext.AppendString(out, m[name])
-	}
-	return append(out, '}')
 }

@@ -1,9 +1,7 @@
 package state
 
 import (
-	"maps"
 	"net/textproto"
-	"slices"
 
 	"outrigger.dev/api"
 	stores "outrigger.dev/components/state"
@@ -138,23 +136,10 @@ func appendBulkItem(out []byte, item *stores.BulkItem) []byte {
 		out = jsontext.AppendString(append(out, `,"etag":`...), item.ETag)
 	}
 	if len(item.Metadata) > 0 {
-		out = appendStrings(append(out, `,"metadata":`...), item.Metadata)
+		out = jsontext.AppendStrings(append(out, `,"metadata":`...), item.Metadata)
 	}
 	if item.Err != nil {
 		out = jsontext.AppendString(append(out, `,"error":`...), item.Err.Error())
-	}
-	return append(out, '}')
-}
-
-// appendStrings appends a map as an object with sorted names.
-func appendStrings(out []byte, m map[string]string) []byte {
-	out = append(out, '{')
-	for i, name := range slices.Sorted(maps.Keys(m)) {
-		if i > 0 {
-			out = append(out, ',')
-		}
-		out = append(jsontext.AppendString(out, name), ':')
-		out = jsontext.AppendString(out, m[name])
 	}
 	return append(out, '}')
 }
@@ -269,7 +254,7 @@ func appendQueryResult(out []byte, result *stores.QueryResult) []byte {
 		out = jsontext.AppendString(append(out, `,"token":`...), result.Token)
 	}
 	if len(result.Metadata) > 0 {
-		out = appendStrings(append(out, `,"metadata":`...), result.Metadata)
+		out = jsontext.AppendStrings(append(out, `,"metadata":`...), result.Metadata)
 	}
 	return append(out, "}\n"...)
 }

@@ -264,8 +264,10 @@ func TestFailures(t *testing.T) {
 		{"delete", "DELETE", "/v1.0/state/st/bad", "", nil, 500, `{"errorCode":"ERR_STATE_DELETE","message":"failed deleting state with key bad: broken"}`},
 		{"delete, old etag", "DELETE", "/v1.0/state/st/old", "", nil, 409, `{"errorCode":"ERR_STATE_DELETE","message":"failed deleting state with key old: possible etag mismatch. error from state store"}`},
 		{"transaction", "POST", "/v1.0/state/st/transaction", op(`{"operation":"delete","request":{"key":"a"}}`), nil, 500, `{"errorCode":"ERR_STATE_TRANSACTION","message":"error while executing state transaction: deadlock"}`},
-		{"too many operations", "POST", "/v1.0/state/st/transaction", op(`{"operation":"delete"},{"operation":"delete","request":null},{"operation":"delete","request":{}}`), nil, 400,
-			`{"errorCode":"ERR_STATE_STORE_TOO_MANY_TRANSACTIONS","message":"the transaction contains 3 operations, which is more than what the state store supports: 2","details":[` + info + `{"currentOpsTransaction":"3","maxOpsPerTransaction":"2"},"reason":"DAPR_STATE_TOO_MANY_TRANSACTIONS"}]}`},
+		{
+			"too many operations", "POST", "/v1.0/state/st/transaction", op(`{"operation":"delete"},{"operation":"delete","request":null},{"operation":"delete","request":{}}`), nil, 400,
+			`{"errorCode":"ERR_STATE_STORE_TOO_MANY_TRANSACTIONS","message":"the transaction contains 3 operations, which is more than what the state store supports: 2","details":[` + info + `{"currentOpsTransaction":"3","maxOpsPerTransaction":"2"},"reason":"DAPR_STATE_TOO_MANY_TRANSACTIONS"}]}`,
+		},
 		{"unknown operation", "POST", "/v1.0/state/st/transaction", op(`{"operation":"frobnicate","request":5}`), nil, 400, `{"errorCode":"ERR_NOT_SUPPORTED_STATE_OPERATION","message":"operation type frobnicate not supported"}`},
 		{"operation without name", "POST", "/v1.0/state/st/transaction", op(`null`), nil, 400, `{"errorCode":"ERR_NOT_SUPPORTED_STATE_OPERATION","message":"operation type  not supported"}`},
 		{"bad request", "POST", "/v1.0/state/st/transaction", op(`{"operation":"upsert","request":"x"}`), nil, 400, malformed(`failed deserializing HTTP body: request of operation 1 (upsert): string at byte 0 where a JSON object is wanted, in \"\\\"x\\\"\"`)},

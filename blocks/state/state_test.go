@@ -139,10 +139,19 @@ func TestKeyPrefix(t *testing.T) {
 		item string
 		want string
 	}{
-		{full, "-", "App||"}, {full, "", "App||"}, {full, "appid", "App||"}, {full, "AppID", "App||"}, {none, "appid", ""},
-		{full, "name", "St||"}, {none, "NAME", "St||"},
-		{full, "namespace", "Ns.App||"}, {bare, "namespace", "App||"}, {none, "namespace", ""},
-		{full, "none", ""}, {full, "MyApp", "myapp||"}, {none, "x|y", "x|y||"},
+		{full, "-", "App||"},
+		{full, "", "App||"},
+		{full, "appid", "App||"},
+		{full, "AppID", "App||"},
+		{none, "appid", ""},
+		{full, "name", "St||"},
+		{none, "NAME", "St||"},
+		{full, "namespace", "Ns.App||"},
+		{bare, "namespace", "App||"},
+		{none, "namespace", ""},
+		{full, "none", ""},
+		{full, "MyApp", "myapp||"},
+		{none, "x|y", "x|y||"},
 	} {
 		properties := map[string]string{"KEYprefix": tc.item, "other": "x"}
 		if tc.item == "-" {

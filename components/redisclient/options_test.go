@@ -109,8 +109,10 @@ func TestClientOption(t *testing.T) {
 	if got.BlockingPoolSize != 7 || got.BlockingPoolMinSize != 2 || got.BlockingPoolCleanup != time.Minute {
 		t.Errorf("pool: size %d, kept %d, idle %v", got.BlockingPoolSize, got.BlockingPoolMinSize, got.BlockingPoolCleanup)
 	}
-	o = decode(t, map[string]string{"redisHost": "db", "readTimeout": "-1", "dialTimeout": "-1", "idleTimeout": "-1", "failover": "true",
-		"sentinelMasterName": "m", "sentinelUsername": "su", "sentinelPassword": "sp"})
+	o = decode(t, map[string]string{
+		"redisHost": "db", "readTimeout": "-1", "dialTimeout": "-1", "idleTimeout": "-1", "failover": "true",
+		"sentinelMasterName": "m", "sentinelUsername": "su", "sentinelPassword": "sp",
+	})
 	got = o.clientOption([]string{"db:26379"}, nil)
 	if got.ConnWriteTimeout >= 0 || got.Dialer.Timeout < time.Hour || got.BlockingPoolCleanup != 0 {
 		t.Errorf("no limits: dial %v, command %v, idle %v", got.Dialer.Timeout, got.ConnWriteTimeout, got.BlockingPoolCleanup)

@@ -2,7 +2,6 @@ package server
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"iter"
@@ -15,9 +14,11 @@ import (
 	"sync"
 
 	"golang.org/x/net/http2"
+	//lint:ignore SA1019 the standard library has no upgrade from HTTP/1.1 to HTTP/2
 	"golang.org/x/net/http2/h2c"
 
 	"outrigger.dev/api"
+	"outrigger.dev/http1"
 )
 
 // newH2 serves HTTP/2 in clear text, with prior knowledge or by upgrade, through the standard library: it is rare, so it
@@ -31,7 +32,8 @@ func newH2(s *HTTP) *http.Server {
 		x.finish()
 	})
 	h2 := &http.Server{
-		Handler:           h2c.NewHandler(handler, &http2.Server{}), // for the upgrade from HTTP/1.1
+		//lint:ignore SA1019 for the upgrade from HTTP/1.1, which the standard library does not have
+		Handler:           h2c.NewHandler(handler, &http2.Server{}),
 		Protocols:         new(http.Protocols),
 		ReadHeaderTimeout: headerTimeout,
 		MaxHeaderBytes:    s.options.MaxHeaderBytes,
@@ -232,34 +234,28 @@ func (x *h2Exchange) finish() {
 	}
 }
 
-// handover is a listener whose connections were accepted elsewhere. It knows those that are open.
-type handover struct {
-	conns chan net.Conn
-	done  chan struct{}
-	once  sync.Once
+// h2Conns is the listener of the HTTP/2 server. It knows the connections that are open.
+type h2Conns struct {
+	*http1.Handover
 
 	mu   sync.Mutex
-	open map[*replayConn]struct{}
+	open map[*h2Conn]struct{}
 }
 
-func newHandover() *handover {
-	return &handover{conns: make(chan net.Conn), done: make(chan struct{}), open: map[*replayConn]struct{}{}}
+func newH2Conns() *h2Conns {
+	return &h2Conns{Handover: http1.NewHandover(), open: map[*h2Conn]struct{}{}}
 }
 
 // give hands a connection over of which the first bytes were read already.
-func (h *handover) give(c net.Conn, first []byte) {
-	r := &replayConn{Conn: c, first: first, owner: h}
+func (h *h2Conns) give(c net.Conn, first []byte) {
+	t := &h2Conn{Conn: http1.Replay(c, first), owner: h}
 	h.mu.Lock()
-	h.open[r] = struct{}{}
+	h.open[t] = struct{}{}
 	h.mu.Unlock()
-	select {
-	case h.conns <- r:
-	case <-h.done:
-		_ = r.Close()
-	}
+	h.Give(t)
 }
 
-func (h *handover) closeAll() {
+func (h *h2Conns) closeAll() {
 	h.mu.Lock()
 	open := slices.Collect(maps.Keys(h.open))
 	h.mu.Unlock()
@@ -268,44 +264,16 @@ func (h *handover) closeAll() {
 	}
 }
 
-func (h *handover) stop() { h.once.Do(func() { close(h.done) }) }
-
-// Accept returns the next connection given.
-func (h *handover) Accept() (net.Conn, error) {
-	select {
-	case c := <-h.conns:
-		return c, nil
-	case <-h.done:
-		return nil, errors.Join(net.ErrClosed, http.ErrServerClosed)
-	}
-}
-
-// Close stops the listener.
-func (h *handover) Close() error { h.stop(); return nil }
-
-// Addr is a placeholder: the connections know theirs.
-func (h *handover) Addr() net.Addr { return &net.TCPAddr{} }
-
-// replayConn is a connection of which some bytes were read already.
-type replayConn struct {
+// h2Conn is a connection that its owner knows until it is closed.
+type h2Conn struct {
 	net.Conn
-	first []byte
-	owner *handover
+	owner *h2Conns
 }
 
 // Close closes the connection.
-func (c *replayConn) Close() error {
+func (c *h2Conn) Close() error {
 	c.owner.mu.Lock()
 	delete(c.owner.open, c)
 	c.owner.mu.Unlock()
 	return c.Conn.Close()
-}
-
-func (c *replayConn) Read(p []byte) (int, error) {
-	if len(c.first) > 0 {
-		n := copy(p, c.first)
-		c.first = c.first[n:]
-		return n, nil
-	}
-	return c.Conn.Read(p)
 }

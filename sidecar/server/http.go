@@ -47,7 +47,7 @@ type HTTP struct {
 	cors    *cors
 	fast    *http1.Server
 	h2      *http.Server
-	h2Conns *handover
+	h2Conns *h2Conns
 	h2Calls running
 	h2Done  sync.WaitGroup
 	conns   sync.WaitGroup
@@ -82,7 +82,7 @@ func NewHTTP(o HTTPOptions) *HTTP {
 	})
 	if o.H2C {
 		s.h2 = newH2(s)
-		s.h2Conns = newHandover()
+		s.h2Conns = newH2Conns()
 	}
 	return s
 }
@@ -161,7 +161,7 @@ func (s *HTTP) Shutdown(ctx context.Context) error {
 	s.mu.Unlock()
 	var err error
 	if s.h2 != nil && started {
-		s.h2Conns.stop()
+		_ = s.h2Conns.Close()
 		// The library does not know the connections that were upgraded, so their requests are waited for here.
 		if err = errors.Join(s.h2.Shutdown(ctx), s.h2Calls.wait(ctx)); err != nil {
 			_ = s.h2.Close()

@@ -10,7 +10,8 @@ import (
 
 // An app under test: it keeps a counter in the state store of its sidecar.
 func counter(sidecarURL func() string) http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /visit", func(w http.ResponseWriter, _ *http.Request) {
 		resp, err := http.Get(sidecarURL() + "/v1.0/state/store/visits")
 		if err != nil {
 			http.Error(w, err.Error(), http.StatusBadGateway)
@@ -27,6 +28,7 @@ func counter(sidecarURL func() string) http.Handler {
 		visits++
 		_ = json.NewEncoder(w).Encode(visits)
 	})
+	return mux
 }
 
 // This is how a test of an app looks: an app behind its sidecar, a second sidecar that calls it, no process and no network.

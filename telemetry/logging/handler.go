@@ -8,6 +8,8 @@ import (
 	"slices"
 	"sync"
 	"time"
+
+	"outrigger.dev/jsontext"
 )
 
 // Keys every line has. A field of the program with one of these names is written as "fields.<name>" so that it cannot pass for
@@ -196,7 +198,7 @@ func (h *Handler) appendField(b []byte, f field) []byte {
 	case f.rendered != nil:
 		return append(b, f.rendered...)
 	case h.json:
-		b = appendJSONString(b, f.key)
+		b = jsontext.AppendString(b, f.key)
 		b = append(b, ':')
 		return appendJSONValue(b, f.value)
 	default:

@@ -7,7 +7,8 @@ import (
 	"math"
 	"strconv"
 	"time"
-	"unicode/utf8"
+
+	"outrigger.dev/jsontext"
 )
 
 // appendTextString writes s bare if it holds only letters, digits and -._/@^+, else as a quoted Go string. An empty string is
@@ -56,7 +57,7 @@ func appendTextValue(b []byte, v slog.Value) []byte {
 func appendJSONValue(b []byte, v slog.Value) []byte {
 	switch v.Kind() {
 	case slog.KindString:
-		return appendJSONString(b, v.String())
+		return jsontext.AppendString(b, v.String())
 	case slog.KindInt64:
 		return strconv.AppendInt(b, v.Int64(), 10)
 	case slog.KindUint64:
@@ -78,11 +79,11 @@ func appendJSONValue(b []byte, v slog.Value) []byte {
 
 func appendJSONAny(b []byte, v any) []byte {
 	if err, ok := v.(error); ok {
-		return appendJSONString(b, fmt.Sprint(err)) // Sprint survives an Error method that panics
+		return jsontext.AppendString(b, fmt.Sprint(err)) // Sprint survives an Error method that panics
 	}
 	text, err := marshal(v)
 	if err != nil {
-		return appendJSONString(b, fmt.Sprint(v))
+		return jsontext.AppendString(b, fmt.Sprint(v))
 	}
 	return append(b, text...)
 }
@@ -115,56 +116,4 @@ func appendJSONFloat(b []byte, f float64) []byte {
 		b = b[:n-1]
 	}
 	return b
-}
-
-const hexDigits = "0123456789abcdef"
-
-// appendJSONString writes s as encoding/json does: <, > and & are escaped, and bytes that are not UTF-8 become U+FFFD.
-func appendJSONString(b []byte, s string) []byte {
-	b = append(b, '"')
-	start := 0
-	for i := 0; i < len(s); {
-		c := s[i]
-		if c < utf8.RuneSelf {
-			if c >= ' ' && c != '"' && c != '\\' && c != '<' && c != '>' && c != '&' {
-				i++
-				continue
-			}
-			b = append(b, s[start:i]...)
-			switch c {
-			case '"', '\\':
-				b = append(b, '\\', c)
-			case '\b':
-				b = append(b, '\\', 'b')
-			case '\f':
-				b = append(b, '\\', 'f')
-			case '\n':
-				b = append(b, '\\', 'n')
-			case '\r':
-				b = append(b, '\\', 'r')
-			case '\t':
-				b = append(b, '\\', 't')
-			default:
-				b = append(b, '\\', 'u', '0', '0', hexDigits[c>>4], hexDigits[c&15])
-			}
-			i++
-			start = i
-			continue
-		}
-		r, size := utf8.DecodeRuneInString(s[i:])
-		switch {
-		case r == utf8.RuneError && size == 1:
-			b = append(b, s[start:i]...)
-			b = append(b, `\ufffd`...)
-			start = i + size
-		case r == '\u2028' || r == '\u2029':
-			b = append(b, s[start:i]...)
-			b = append(b, `\u202`...)
-			b = append(b, hexDigits[r&15])
-			start = i + size
-		}
-		i += size
-	}
-	b = append(b, s[start:]...)
-	return append(b, '"')
 }

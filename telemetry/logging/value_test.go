@@ -7,21 +7,6 @@ import (
 	"testing"
 )
 
-func FuzzJSONString(f *testing.F) {
-	for _, s := range []string{"", "plain", "a\"b\\c", "\x00\x1f\b\f\n\r\t\x7f", "<&>", "\xff\xc3", "é\u2028\u2029\U0001F600", "\ufffd"} {
-		f.Add(s)
-	}
-	f.Fuzz(func(t *testing.T, s string) {
-		want, err := json.Marshal(s)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if got := appendJSONString(nil, s); string(got) != string(want) {
-			t.Fatalf("%q: got %s want %s", s, got, want)
-		}
-	})
-}
-
 func FuzzJSONFloat(f *testing.F) {
 	for _, v := range []float64{0, 1, -1.5, 1e-6, 9e-7, 1e-10, 1e20, 1e21, math.MaxFloat64, math.SmallestNonzeroFloat64, math.Copysign(0, -1)} {
 		f.Add(v)

@@ -107,12 +107,14 @@ func TestBulkGet(t *testing.T) {
 		features   []string
 	}{
 		{
-			"single", map[string]string{"secretsFile": path},
+			"single",
+			map[string]string{"secretsFile": path},
 			`{"db-password":{"db-password":"s3cret"},"empty":{"empty":""},"flag":{"flag":"true"},"list:0":{"list:0":"x"},"list:1":{"list:1":"y"},"nested:a":{"nested:a":"1"},"nested:b:c":{"nested:b:c":"2"},"num":{"num":"5"}}`,
 			nil,
 		},
 		{
-			"multi", map[string]string{"secretsFile": path, "multiValued": "true"},
+			"multi",
+			map[string]string{"secretsFile": path, "multiValued": "true"},
 			`{"db-password":{"db-password":"s3cret"},"empty":{"empty":""},"nested":{"a":"1","b:c":"2"}}`,
 			[]string{"MULTIPLE_KEY_VALUES_PER_SECRET"},
 		},

@@ -102,7 +102,8 @@ func (s *Store) makeMetadataTable(ctx context.Context) error {
 // level is the number of migrations applied.
 func (s *Store) level(ctx context.Context, db interface {
 	QueryRow(ctx context.Context, sql string, args ...any) pgx.Row
-}) (int, error) {
+},
+) (int, error) {
 	var text string
 	err := db.QueryRow(ctx, `SELECT value FROM `+s.layout.metadata.quoted+` WHERE key = $1`, s.layout.levelKey).Scan(&text)
 	if errors.Is(err, pgx.ErrNoRows) {

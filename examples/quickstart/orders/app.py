@@ -41,7 +41,8 @@ def expect(result, *statuses):
 def receipt(order):
     """Signs an order with the secret."""
     secret = expect(call("GET", f"{SIDECAR}/secrets/secrets/receipt-key"), 200)["receipt-key"]
-    return hmac.new(secret.encode(), json.dumps(order, sort_keys=True).encode(), hashlib.sha256).hexdigest()[:16]
+    text = json.dumps(order, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return hmac.new(secret.encode(), text.encode(), hashlib.sha256).hexdigest()[:16]
 
 
 def count_order():
