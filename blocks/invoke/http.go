@@ -61,7 +61,7 @@ func verb(method string) string {
 
 // requestHeader copies what is passed on of a call's header.
 func requestHeader(call *api.Call, req *invocation.Request, byHeader bool) {
-	connection := call.Header("Connection")
+	connection := connectionOptions(call)
 	header := make(invocation.Header, 0, 16)
 	for name, value := range call.Headers() {
 		switch {
@@ -87,6 +87,20 @@ func requestHeader(call *api.Call, req *invocation.Request, byHeader bool) {
 // server-sent events).
 func acceptsEvents(accept []byte) bool {
 	return bytes.EqualFold(bytes.TrimSpace(accept), []byte("text/event-stream"))
+}
+
+// connectionOptions are the values of all Connection headers of a call, nil when there is none.
+func connectionOptions(call *api.Call) []byte {
+	if len(call.Header("Connection")) == 0 {
+		return nil
+	}
+	var options []byte
+	for name, value := range call.Headers() {
+		if invocation.Is(name, "connection") {
+			options = append(append(options, value...), ',')
+		}
+	}
+	return options
 }
 
 // named reports whether a Connection header names another one, which is then not passed on either.
