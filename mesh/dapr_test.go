@@ -91,22 +91,44 @@ func TestDaprCaller(t *testing.T) {
 		{"body after the head", append([]*in{{Request: leading(nil)}}, &in{Payload: payload(0, "abc")}), "abc", ""},
 		{"empty messages between", append([]*in{{Request: leading(nil)}}, &in{}, &in{Payload: payload(0, "abc")}, &in{}), "abc", ""},
 		{"empty payload", with(nil, &in{Payload: payload(0, "")}, &in{Payload: payload(1, "abc")}), "abc", ""},
-		{"wrong sequence", with(nil, &in{Payload: payload(0, "a")}, &in{Payload: payload(2, "b")}), "",
-			"rpc error: code = Internal desc = error invoking app channel: invalid sequence number received: 2 (expected: 1)"},
-		{"wrong first sequence", with(nil, &in{Payload: payload(1, "a")}), "",
-			"rpc error: code = Internal desc = error invoking app channel: invalid sequence number received: 1 (expected: 0)"},
-		{"later metadata", append(with(nil, &in{Payload: payload(0, "a")}), &in{Request: leading(nil)}), "",
-			"rpc error: code = Internal desc = error invoking app channel: request metadata found in non-leading chunk"},
-		{"missing request", []*in{{Payload: payload(0, "a")}}, "",
-			"rpc error: code = InvalidArgument desc = parsing InternalInvokeRequest error: request does not contain the required fields in the leading chunk"},
-		{"missing metadata", []*in{{Request: &internalsv1.InternalInvokeRequest{Ver: 1, Message: &commonv1.InvokeRequest{Method: "m"}}}}, "",
-			"rpc error: code = InvalidArgument desc = parsing InternalInvokeRequest error: request does not contain the required fields in the leading chunk"},
-		{"missing message", []*in{{Request: &internalsv1.InternalInvokeRequest{Ver: 1, Metadata: map[string]*internalsv1.ListStringValue{"a": one("b")}}}}, "",
-			"rpc error: code = InvalidArgument desc = parsing InternalInvokeRequest error: request does not contain the required fields in the leading chunk"},
-		{"nothing", nil, "",
-			"rpc error: code = InvalidArgument desc = parsing InternalInvokeRequest error: request does not contain the required fields in the leading chunk"},
-		{"bad length", with(map[string]string{"Content-Length": "x"}), "",
-			`rpc error: code = Internal desc = error invoking app channel: the header Content-Length is "x", which is not a length`},
+		{
+			"wrong sequence", with(nil, &in{Payload: payload(0, "a")}, &in{Payload: payload(2, "b")}), "",
+			"rpc error: code = Internal desc = error invoking app channel: invalid sequence number received: 2 (expected: 1)",
+		},
+		{
+			"wrong first sequence", with(nil, &in{Payload: payload(1, "a")}), "",
+			"rpc error: code = Internal desc = error invoking app channel: invalid sequence number received: 1 (expected: 0)",
+		},
+		{
+			"later metadata", append(with(nil, &in{Payload: payload(0, "a")}), &in{Request: leading(nil)}), "",
+			"rpc error: code = Internal desc = error invoking app channel: request metadata found in non-leading chunk",
+		},
+		{
+			"missing request",
+			[]*in{{Payload: payload(0, "a")}},
+			"",
+			"rpc error: code = InvalidArgument desc = parsing InternalInvokeRequest error: request does not contain the required fields in the leading chunk",
+		},
+		{
+			"missing metadata",
+			[]*in{{Request: &internalsv1.InternalInvokeRequest{Ver: 1, Message: &commonv1.InvokeRequest{Method: "m"}}}},
+			"",
+			"rpc error: code = InvalidArgument desc = parsing InternalInvokeRequest error: request does not contain the required fields in the leading chunk",
+		},
+		{
+			"missing message",
+			[]*in{{Request: &internalsv1.InternalInvokeRequest{Ver: 1, Metadata: map[string]*internalsv1.ListStringValue{"a": one("b")}}}},
+			"",
+			"rpc error: code = InvalidArgument desc = parsing InternalInvokeRequest error: request does not contain the required fields in the leading chunk",
+		},
+		{
+			"nothing", nil, "",
+			"rpc error: code = InvalidArgument desc = parsing InternalInvokeRequest error: request does not contain the required fields in the leading chunk",
+		},
+		{
+			"bad length", with(map[string]string{"Content-Length": "x"}), "",
+			`rpc error: code = Internal desc = error invoking app channel: the header Content-Length is "x", which is not a length`,
+		},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			stream, err := peer.CallLocalStream(within(t))

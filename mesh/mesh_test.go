@@ -63,12 +63,20 @@ func TestRequestArrives(t *testing.T) {
 		{"trace", invocation.Request{Method: "a", Verb: "TRACE"}, nil, nil},
 		{"connect", invocation.Request{Method: "a", Verb: "CONNECT"}, nil, nil},
 		{"body of a get", invocation.Request{Method: "a", Verb: "GET", Body: []byte("x")}, nil, nil},
-		{"grpc", invocation.Request{Method: "M", Origin: invocation.FromGRPC, TypeURL: "type.googleapis.com/x.Y", ContentType: "application/x-protobuf", Body: []byte("\x00\x01")},
-			[]string{"x-a", "1", "content-type", "application/grpc", "cookie", "c=1"}, []string{"x-a: 1", "cookie: c=1"}},
+		{
+			"grpc",
+			invocation.Request{Method: "M", Origin: invocation.FromGRPC, TypeURL: "type.googleapis.com/x.Y", ContentType: "application/x-protobuf", Body: []byte("\x00\x01")},
+			[]string{"x-a", "1", "content-type", "application/grpc", "cookie", "c=1"},
+			[]string{"x-a: 1", "cookie: c=1"},
+		},
 		{"grpc with verb", invocation.Request{Method: "M", Verb: "PATCH", Origin: invocation.FromGRPC, Query: "a=b"}, []string{"x-a", "1"}, nil},
 		{"events", invocation.Request{Method: "a", Verb: "GET", EventStream: true}, []string{"Accept", " Text/Event-Stream"}, []string{"Accept: Text/Event-Stream"}},
-		{"reserved and hop by hop", invocation.Request{Method: "a", Verb: "GET"},
-			[]string{"Outrigger-Verb", "DELETE", "outrigger-exchange", "2", "Connection", "close", "Keep-Alive", "1", "X-A", "1"}, []string{"X-A: 1"}},
+		{
+			"reserved and hop by hop",
+			invocation.Request{Method: "a", Verb: "GET"},
+			[]string{"Outrigger-Verb", "DELETE", "outrigger-exchange", "2", "Connection", "close", "Keep-Alive", "1", "X-A", "1"},
+			[]string{"X-A: 1"},
+		},
 	} {
 		wires(t, func(t *testing.T, o ClientOptions) {
 			client := newClient(t, o)
@@ -232,8 +240,10 @@ func TestErrors(t *testing.T) {
 		{"deadline", func(context.Context, *invocation.Request) (*invocation.Response, error) {
 			return nil, context.DeadlineExceeded
 		}, "rpc error: code = DeadlineExceeded desc = context deadline exceeded"},
-		{"panic", func(context.Context, *invocation.Request) (*invocation.Response, error) { panic("p") },
-			"rpc error: code = Internal desc = internal error: the call's handler failed; see the log of the sidecar of the called app"},
+		{
+			"panic", func(context.Context, *invocation.Request) (*invocation.Response, error) { panic("p") },
+			"rpc error: code = Internal desc = internal error: the call's handler failed; see the log of the sidecar of the called app",
+		},
 		{"unavailable", func(context.Context, *invocation.Request) (*invocation.Response, error) {
 			return nil, status.Error(codes.Unavailable, "later")
 		}, "rpc error: code = Unavailable desc = later"},

@@ -274,8 +274,13 @@ func TestMetadataBothWays(t *testing.T) {
 		t.Errorf("got %q", h)
 	}
 	md := toMetadata(invocation.Header{
-		{Name: []byte("Cookie"), Value: []byte("c")}, {Name: []byte("X-A"), Value: []byte("1")}, {Name: []byte("x-bin"), Value: []byte("AP8=")}, {Name: []byte("y-bin"), Value: []byte("!")},
-		{Name: []byte("Connection"), Value: []byte("close")}, {Name: []byte("grpc-x"), Value: []byte("g")}, {Name: []byte(":path"), Value: []byte("p")},
+		{Name: []byte("Cookie"), Value: []byte("c")},
+		{Name: []byte("X-A"), Value: []byte("1")},
+		{Name: []byte("x-bin"), Value: []byte("AP8=")},
+		{Name: []byte("y-bin"), Value: []byte("!")},
+		{Name: []byte("Connection"), Value: []byte("close")},
+		{Name: []byte("grpc-x"), Value: []byte("g")},
+		{Name: []byte(":path"), Value: []byte("p")},
 	})
 	for key, want := range map[string]string{"dapr-cookie": "c", "x-a": "1", "x-bin": "\x00\xff", "dapr-grpc-x": "g"} {
 		if got := md.Get(key); len(got) != 1 || got[0] != want {

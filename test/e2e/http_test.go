@@ -160,8 +160,15 @@ func TestToken(t *testing.T) {
 		method, target string
 		status         int
 	}{
-		{"GET", "/v1.0/healthz", 204}, {"GET", "/v1.0/healthz/", 204}, {"GET", "/v1.0/healthz/outbound", 204}, {"GET", "/v1.0/healthz?appid=app", 204},
-		{"GET", "/v1.0//healthz", 401}, {"POST", "/v1.0/healthz", 401}, {"PUT", "/v1.0/metadata/k", 401}, {"POST", "/v1.0/shutdown", 401}, {"GET", "/nothing", 401},
+		{"GET", "/v1.0/healthz", 204},
+		{"GET", "/v1.0/healthz/", 204},
+		{"GET", "/v1.0/healthz/outbound", 204},
+		{"GET", "/v1.0/healthz?appid=app", 204},
+		{"GET", "/v1.0//healthz", 401},
+		{"POST", "/v1.0/healthz", 401},
+		{"PUT", "/v1.0/metadata/k", 401},
+		{"POST", "/v1.0/shutdown", 401},
+		{"GET", "/nothing", 401},
 		{"OPTIONS", "/v1.0/metadata", 401},
 	} {
 		if r := d.target(c.method, c.target); r.status != c.status {
@@ -192,8 +199,14 @@ func TestCORS(t *testing.T) {
 		d              *daprd
 		origin, answer string
 	}{
-		{all, "https://any.example", "*"}, {all, "", ""}, {list, "https://a.example", "https://a.example"}, {list, "https://x.b.example", "https://x.b.example"},
-		{list, "https://b.example", ""}, {list, "https://a.example.evil", ""}, {list, "http://a.example", ""}, {none, "https://a.example", ""},
+		{all, "https://any.example", "*"},
+		{all, "", ""},
+		{list, "https://a.example", "https://a.example"},
+		{list, "https://x.b.example", "https://x.b.example"},
+		{list, "https://b.example", ""},
+		{list, "https://a.example.evil", ""},
+		{list, "http://a.example", ""},
+		{none, "https://a.example", ""},
 	} {
 		header := []string{"Origin", c.origin}
 		if c.origin == "" {
@@ -237,18 +250,41 @@ func TestAPILists(t *testing.T) {
 		served, hidden []string
 		plain          bool // unknown paths are plain 404, for there is no invocation
 	}{
-		{"allowed by group", rules("allowed", "{name: state, version: v1, protocol: HTTP}", "{name: invoke, version: v1, protocol: http}"),
-			[]string{"/v1.0/state/st/k", "/v1.0/healthz", "/v1.0/healthz/outbound"}, []string{"/v1.0/metadata", "/v1.0/secrets/x/y"}, false},
-		{"allowed by prefix", rules("allowed", "{name: s, version: v1.0, protocol: http}"),
-			[]string{"/v1.0/state/st/k", "/v1.0/healthz"}, []string{"/v1.0/metadata"}, true},
-		{"a store's name never matches", rules("allowed", "{name: state/st, version: v1.0, protocol: http}"),
-			[]string{"/v1.0/healthz"}, []string{"/v1.0/state/st/k", "/v1.0/metadata"}, true},
-		{"other protocols do not count", rules("allowed", "{name: state, version: v1, protocol: grpc}", "{name: state, version: v1}"),
-			[]string{"/v1.0/state/st/k", "/v1.0/metadata"}, nil, false},
-		{"denied", rules("denied", "{name: metadata, version: v1.0, protocol: http}", "{name: healthz, version: v1, protocol: http}"),
-			[]string{"/v1.0/state/st/k", "/v1.0/healthz"}, []string{"/v1.0/metadata"}, false},
-		{"denied wins", rules("denied", "{name: state, version: v1, protocol: http}") + "    allowed:\n    - {name: state, version: v1, protocol: http}\n",
-			[]string{"/v1.0/healthz"}, []string{"/v1.0/state/st/k"}, true},
+		{
+			"allowed by group", rules("allowed", "{name: state, version: v1, protocol: HTTP}", "{name: invoke, version: v1, protocol: http}"),
+			[]string{"/v1.0/state/st/k", "/v1.0/healthz", "/v1.0/healthz/outbound"},
+			[]string{"/v1.0/metadata", "/v1.0/secrets/x/y"},
+			false,
+		},
+		{
+			"allowed by prefix", rules("allowed", "{name: s, version: v1.0, protocol: http}"),
+			[]string{"/v1.0/state/st/k", "/v1.0/healthz"},
+			[]string{"/v1.0/metadata"},
+			true,
+		},
+		{
+			"a store's name never matches", rules("allowed", "{name: state/st, version: v1.0, protocol: http}"),
+			[]string{"/v1.0/healthz"},
+			[]string{"/v1.0/state/st/k", "/v1.0/metadata"},
+			true,
+		},
+		{
+			"other protocols do not count", rules("allowed", "{name: state, version: v1, protocol: grpc}", "{name: state, version: v1}"),
+			[]string{"/v1.0/state/st/k", "/v1.0/metadata"},
+			nil, false,
+		},
+		{
+			"denied", rules("denied", "{name: metadata, version: v1.0, protocol: http}", "{name: healthz, version: v1, protocol: http}"),
+			[]string{"/v1.0/state/st/k", "/v1.0/healthz"},
+			[]string{"/v1.0/metadata"},
+			false,
+		},
+		{
+			"denied wins", rules("denied", "{name: state, version: v1, protocol: http}") + "    allowed:\n    - {name: state, version: v1, protocol: http}\n",
+			[]string{"/v1.0/healthz"},
+			[]string{"/v1.0/state/st/k"},
+			true,
+		},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
