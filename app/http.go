@@ -127,7 +127,7 @@ func (c *httpChannel) send(ctx context.Context, verb string, req *invocation.Req
 		// may be: then the rest of it follows as a stream.
 		err = c.buffer(in, out, resp)
 	default:
-		resp.Stream = &httpBody{response: in, request: out, gate: c.gate}
+		resp.Stream = c.body(in, out, nil)
 	}
 	received := resp.Length
 	if resp.Stream == nil {
@@ -151,6 +151,11 @@ func (c *httpChannel) send(ctx context.Context, verb string, req *invocation.Req
 	return resp, nil
 }
 
+// body is the rest of a response as a stream, behind what was read of it already.
+func (c *httpChannel) body(in *http1.Response, out *http1.Request, start []byte) *callBody {
+	return &callBody{body: in, start: start, release: func() { out.Release(); c.gate.leave() }}
+}
+
 // buffer reads a response into memory. One over the limit on bodies becomes a stream that starts with what was read.
 func (c *httpChannel) buffer(in *http1.Response, out *http1.Request, resp *invocation.Response) error {
 	limit := c.options.MaxBodySize
@@ -160,7 +165,7 @@ func (c *httpChannel) buffer(in *http1.Response, out *http1.Request, resp *invoc
 		return err
 	}
 	if in.Length() > limit {
-		resp.Stream = &httpBody{response: in, request: out, gate: c.gate}
+		resp.Stream = c.body(in, out, nil)
 		return nil
 	}
 	start, err := io.ReadAll(io.LimitReader(in, limit+1))
@@ -170,7 +175,7 @@ func (c *httpChannel) buffer(in *http1.Response, out *http1.Request, resp *invoc
 	case int64(len(start)) <= limit:
 		resp.Body = start
 	default:
-		resp.Stream = &httpBody{response: in, request: out, gate: c.gate, start: start}
+		resp.Stream = c.body(in, out, start)
 	}
 	return nil
 }
@@ -229,51 +234,6 @@ func responseHeader(in *http1.Response, resp *invocation.Response) {
 	}
 	resp.Header = c.header
 	resp.ContentType = string(in.Header.ContentType())
-}
-
-// httpBody is the body of a streamed response. The call ends, and its slot is free, when the body is read to its end or
-// closed.
-type httpBody struct {
-	response *http1.Response
-	request  *http1.Request
-	gate     *gate
-	start    []byte // read before
-	ended    bool
-	err      error
-}
-
-func (b *httpBody) Read(p []byte) (int, error) {
-	if len(b.start) > 0 {
-		n := copy(p, b.start)
-		b.start = b.start[n:]
-		return n, nil
-	}
-	if b.ended {
-		return 0, b.err
-	}
-	n, err := b.response.Read(p)
-	if err != nil {
-		b.err = err
-		b.end()
-	}
-	return n, err
-}
-
-func (b *httpBody) Close() error {
-	if !b.ended {
-		b.err = errBodyClosed
-		b.end()
-	}
-	return nil
-}
-
-var errBodyClosed = errors.New("the body of the response was closed")
-
-func (b *httpBody) end() {
-	b.ended = true
-	_ = b.response.Close()
-	b.request.Release()
-	b.gate.leave()
 }
 
 // Config asks the app for its configuration.

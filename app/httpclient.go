@@ -69,10 +69,10 @@ func (c *client) send(ctx context.Context, verb, base string, req *invocation.Re
 	status := in.StatusCode
 	resp := &invocation.Response{Status: status, Length: in.ContentLength}
 	standardHeader(in, resp)
-	body := &standardBody{body: in.Body, guard: guard, gate: c.gate}
+	body := &callBody{body: in.Body, release: func() { guard.stop(); c.gate.leave() }}
 	if in.ContentLength == 0 || in.Body == http.NoBody || verb == "HEAD" {
 		resp.Length = 0
-		body.end()
+		_ = body.Close()
 	} else if c.inMemory(req, in) {
 		read := io.Reader(in.Body)
 		if c.limit > 0 {
@@ -88,7 +88,7 @@ func (c *client) send(ctx context.Context, verb, base string, req *invocation.Re
 			body.start, resp.Stream = text, body
 		} else {
 			resp.Body, resp.Length = text, int64(len(text))
-			body.end()
+			_ = body.Close()
 		}
 	} else {
 		resp.Stream = body
@@ -178,48 +178,6 @@ func standardHeader(in *http.Response, resp *invocation.Response) {
 	}
 	resp.Header = c.header
 	resp.ContentType = in.Header.Get("Content-Type")
-}
-
-// standardBody is the body of a streamed response.
-type standardBody struct {
-	body  io.ReadCloser
-	guard *guard
-	gate  *gate
-	start []byte // read before
-	ended bool
-	err   error
-}
-
-func (b *standardBody) Read(p []byte) (int, error) {
-	if len(b.start) > 0 {
-		n := copy(p, b.start)
-		b.start = b.start[n:]
-		return n, nil
-	}
-	if b.ended {
-		return 0, b.err
-	}
-	n, err := b.body.Read(p)
-	if err != nil {
-		b.err = err
-		b.end()
-	}
-	return n, err
-}
-
-func (b *standardBody) Close() error {
-	if !b.ended {
-		b.err = errBodyClosed
-		b.end()
-	}
-	return nil
-}
-
-func (b *standardBody) end() {
-	b.ended = true
-	_ = b.body.Close()
-	b.guard.stop()
-	b.gate.leave()
 }
 
 // guard stands between a request's stream and the library, which may read it longer than a call lasts.
