@@ -20,6 +20,21 @@ import (
 	"outrigger.dev/invocation"
 )
 
+// ended is the error of a call's context when that is why the call failed with err, nil otherwise. The peer has the same
+// deadline and may let it pass a moment before this side does.
+func ended(ctx context.Context, err error) error {
+	if cause := ctx.Err(); cause != nil {
+		return cause
+	}
+	if deadline, has := ctx.Deadline(); has && status.Code(err) == codes.DeadlineExceeded && time.Until(deadline) < deadlineSkew {
+		return context.DeadlineExceeded
+	}
+	return nil
+}
+
+// deadlineSkew is how much earlier than the caller a peer may let their common deadline pass.
+const deadlineSkew = 100 * time.Millisecond
+
 // call makes a call over gRPC.
 func (p *peer) call(ctx context.Context, req *invocation.Request) (*invocation.Response, error) {
 	conn, err := p.take()
@@ -33,7 +48,7 @@ func (p *peer) call(ctx context.Context, req *invocation.Request) (*invocation.R
 		return resp, nil
 	}
 	c.end()
-	if cause := ctx.Err(); cause != nil {
+	if cause := ended(ctx, err); cause != nil {
 		return nil, cause
 	}
 	if c.sender != nil && c.sender.bodyErr != nil {
@@ -80,7 +95,7 @@ func (p *peer) callUnary(ctx context.Context, req *invocation.Request) (*invocat
 		p.client.options.Metrics.GRPCClient().Observe(internalsv1.ServiceInvocation_CallLocal_FullMethodName, status.Code(err), time.Since(start), int64(proto.Size(in)), int64(proto.Size(out)))
 	}
 	if err != nil {
-		if cause := ctx.Err(); cause != nil {
+		if cause := ended(ctx, err); cause != nil {
 			return nil, cause
 		}
 		if p.client.Retriable(err) {
@@ -186,7 +201,7 @@ func (c *grpcCall) Read(p []byte) (int, error) {
 			c.end()
 		case err != nil:
 			c.err = fmt.Errorf("error receiving message: %w", err)
-			if cause := c.outer.Err(); cause != nil {
+			if cause := ended(c.outer, err); cause != nil {
 				c.err = cause
 			}
 			c.end()
