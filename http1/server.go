@@ -286,7 +286,9 @@ func Sniff(c net.Conn, timeout time.Duration) ([]byte, error) {
 			break
 		}
 	}
-	return buffer[:n], c.SetReadDeadline(time.Time{})
+	// What has arrived counts even if the peer has closed since: a connection that takes no deadline any more says so at its next read.
+	_ = c.SetReadDeadline(time.Time{})
+	return buffer[:n], nil
 }
 
 // http2Preface begins every HTTP/2 connection with prior knowledge (RFC 9113, section 3.4).
