@@ -86,6 +86,16 @@ func (w *Walker) malformed() {
 	w.fail(fmt.Errorf("invalid JSON at byte %d", w.i))
 }
 
+// End stops the walker unless nothing but white space is left.
+func (w *Walker) End() {
+	if w.err != nil {
+		return
+	}
+	if w.i = space(w.text, w.i); w.i < len(w.text) {
+		w.malformed()
+	}
+}
+
 // Kind tells the kind of the next value.
 func (w *Walker) Kind() Kind {
 	if w.err != nil {
