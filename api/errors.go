@@ -30,6 +30,8 @@ const (
 	CategoryInvocation Category = "service-invocation"
 	CategoryState      Category = "state"
 	CategorySecret     Category = "secret"
+	CategoryBinding    Category = "binding"
+	CategoryPubSub     Category = "pubsub"
 	CategoryPluggable  Category = "pluggable-component"
 )
 

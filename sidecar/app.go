@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"outrigger.dev/app"
+	"outrigger.dev/blocks/pubsub"
 	"outrigger.dev/resource"
 	"outrigger.dev/telemetry/health"
 	"outrigger.dev/telemetry/logging"
@@ -59,15 +60,46 @@ func (s *Sidecar) awaitApp(ctx context.Context, start time.Time, target *health.
 	configured := !o.EnableAppHealthCheck
 	if configured {
 		s.readAppConfig(ctx)
+		select {
+		case <-s.pubsub.StartApp():
+		case <-ctx.Done():
+			return
+		}
+		s.startBindings(ctx)
 	}
 	s.channel.Health().OnChange(func(healthy bool) {
-		if healthy && !configured {
+		if !healthy {
+			s.pubsub.StopApp()
+			s.bindings.Stop()
+			return
+		}
+		if !configured {
 			configured = true
 			s.readAppConfig(ctx)
 		}
+		s.pubsub.StartApp()
+		s.startBindings(ctx)
 	})
 	s.running(start, target)
 	s.channel.Health().Run(ctx)
+}
+
+// bindingsPatience is how long the input bindings may take to be tried once each before the sidecar goes on without them.
+const bindingsPatience = 5 * time.Second
+
+func (s *Sidecar) startBindings(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, bindingsPatience)
+	defer cancel()
+	s.bindings.Start(ctx, s.channel)
+}
+
+// declareSubscriptions hands the Subscription resources that are meant for this app to the block.
+func (s *Sidecar) declareSubscriptions() error {
+	var list []pubsub.Subscription
+	for _, r := range s.resources.Subscriptions {
+		list = append(list, pubsub.FromResource(r))
+	}
+	return s.pubsub.Declare(list)
 }
 
 func (s *Sidecar) running(start time.Time, target *health.Target) {

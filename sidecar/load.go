@@ -6,11 +6,16 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"strings"
 	"sync"
 
+	"outrigger.dev/blocks/bindings"
+	"outrigger.dev/blocks/pubsub"
 	"outrigger.dev/blocks/secrets"
 	"outrigger.dev/blocks/state"
 	"outrigger.dev/components"
+	contracts "outrigger.dev/components/bindings"
+	brokers "outrigger.dev/components/pubsub"
 	secretstores "outrigger.dev/components/secretstores"
 	statestores "outrigger.dev/components/state"
 	"outrigger.dev/resource"
@@ -27,6 +32,8 @@ type loader struct {
 	templates *resource.Templates
 	state     *state.State
 	secrets   *secrets.Secrets
+	pubsub    *pubsub.PubSub
+	bindings  *bindings.Bindings
 	metrics   *metrics.Metrics
 	log       *slog.Logger
 
@@ -45,7 +52,7 @@ type loaded struct {
 
 // unbuiltCategories are those whose blocks this version does not have yet: their components are not opened.
 var unbuiltCategories = map[components.Category]string{
-	components.PubSub: "publish/subscribe", components.Bindings: "bindings", components.Configuration: "configuration", components.Lock: "distributed lock",
+	components.Configuration: "configuration", components.Lock: "distributed lock",
 	components.Crypto: "cryptography", components.Conversation: "conversation", components.Middleware: "HTTP middleware",
 }
 
@@ -138,7 +145,7 @@ func (l *loader) tryOpen(ctx context.Context, order int, c *resource.Component) 
 	if err != nil {
 		return err
 	}
-	items, _, err := l.templates.Expand(resolved.Spec.Metadata)
+	items, namespaced, err := l.templates.Expand(resolved.Spec.Metadata)
 	if err != nil {
 		return initFailure("INIT_COMPONENT_FAILURE", c, err)
 	}
@@ -150,6 +157,9 @@ func (l *loader) tryOpen(ctx context.Context, order int, c *resource.Component) 
 		l.log.Warn(fmt.Sprintf("WARNING: %s %s/%s is deprecated and will be removed in a future version, please use %s", category, c.Spec.Type, descriptor.Version, descriptor.Deprecated))
 	}
 	properties := resource.Properties(items)
+	if category == components.PubSub {
+		l.setConsumerID(properties)
+	}
 	for _, f := range descriptor.Check(properties) {
 		if !f.Fatal {
 			l.log.Warn(fmt.Sprintf("Component %s: %s", c.LogName(), f), "file", c.Origin.String())
@@ -165,7 +175,26 @@ func (l *loader) tryOpen(ctx context.Context, order int, c *resource.Component) 
 		}
 		return initFailure("INIT_COMPONENT_FAILURE", c, err)
 	}
-	return l.add(ctx, order, c, instance, properties, items)
+	return l.add(ctx, order, c, opened{instance: instance, properties: properties, items: items, namespaced: namespaced})
+}
+
+// setConsumerID names the app as the consumer where the resource does not (Dapr API, publish and subscribe: consumerID).
+func (l *loader) setConsumerID(properties map[string]string) {
+	const name = "consumerID"
+	if id := strings.TrimSpace(properties[name]); id != "" {
+		properties[name] = id
+		return
+	}
+	properties[name] = l.sidecar.AppID
+}
+
+// opened is a component that was opened, and what of its resource its block wants to know.
+type opened struct {
+	instance   any
+	properties map[string]string
+	items      []resource.NameValue
+	// namespaced is true when a value named {namespace}.
+	namespaced bool
 }
 
 func initFailure(kind string, c *resource.Component, err error) error {
@@ -173,17 +202,17 @@ func initFailure(kind string, c *resource.Component, err error) error {
 }
 
 // add puts an opened component into service.
-func (l *loader) add(ctx context.Context, order int, c *resource.Component, instance any, properties map[string]string, items []resource.NameValue) error {
+func (l *loader) add(ctx context.Context, order int, c *resource.Component, o opened) error {
 	entry := &loaded{order: order, name: c.Metadata.Name, typ: c.Spec.Type, version: c.Spec.Version}
-	switch instance := instance.(type) {
+	switch instance := o.instance.(type) {
 	case statestores.Store:
 		names := map[string]string{}
-		for _, item := range items {
+		for _, item := range o.items {
 			if item.SecretKeyRef.Name != "" {
 				names[item.Name] = item.SecretKeyRef.Name
 			}
 		}
-		if err := l.state.Add(state.Component{Name: c.Metadata.Name, Store: instance, Properties: properties, SecretNames: names}); err != nil {
+		if err := l.state.Add(state.Component{Name: c.Metadata.Name, Store: instance, Properties: o.properties, SecretNames: names}); err != nil {
 			return initFailure("CREATE_COMPONENT_FAILURE", c, errors.Join(err, instance.Close()))
 		}
 		entry.capabilities = statestores.Capabilities(instance)
@@ -197,6 +226,23 @@ func (l *loader) add(ctx context.Context, order int, c *resource.Component, inst
 		entry.capabilities = secretstores.Capabilities(instance)
 		entry.close = func(ctx context.Context) error {
 			return errors.Join(l.secrets.Remove(ctx, c.Metadata.Name), instance.Close())
+		}
+	case brokers.Broker:
+		if err := l.pubsub.Add(pubsub.Component{Name: c.Metadata.Name, Broker: instance, Properties: o.properties, Namespaced: o.namespaced}); err != nil {
+			return initFailure("CREATE_COMPONENT_FAILURE", c, errors.Join(err, instance.Close()))
+		}
+		entry.capabilities = brokers.Capabilities(instance)
+		entry.close = func(ctx context.Context) error {
+			return errors.Join(l.pubsub.Remove(ctx, c.Metadata.Name), instance.Close())
+		}
+	case contracts.Binding:
+		binding := bindings.Component{Name: c.Metadata.Name, Type: c.Spec.Type, Binding: instance, Properties: o.properties}
+		if err := l.bindings.Add(binding); err != nil {
+			return initFailure("CREATE_COMPONENT_FAILURE", c, errors.Join(err, instance.Close()))
+		}
+		entry.capabilities = binding.Capabilities()
+		entry.close = func(ctx context.Context) error {
+			return errors.Join(l.bindings.Remove(ctx, c.Metadata.Name), instance.Close())
 		}
 	default:
 		return initFailure("CREATE_COMPONENT_FAILURE", c, fmt.Errorf("components of type %s cannot be declared as resources", c.Spec.Type))

@@ -10,13 +10,16 @@ import (
 	"strings"
 
 	"outrigger.dev/app"
+	"outrigger.dev/blocks/bindings"
 	"outrigger.dev/blocks/invoke"
+	"outrigger.dev/blocks/pubsub"
 	"outrigger.dev/blocks/secrets"
 	"outrigger.dev/blocks/state"
 	"outrigger.dev/components"
 	"outrigger.dev/components/nameresolution"
 	"outrigger.dev/mesh"
 	"outrigger.dev/resource"
+	"outrigger.dev/sidecar/server"
 	"outrigger.dev/telemetry/logging"
 )
 
@@ -97,8 +100,16 @@ func (s *Sidecar) openBlocks(namespace string, identity components.Sidecar, down
 	log := logging.Scope(o.Log, logging.ScopeProcessor)
 	stateBlock := state.New(state.Options{AppID: o.AppID, Namespace: o.Namespace, Metrics: s.metrics.State(), Clock: o.Clock, Log: log})
 	secretBlock := secrets.New(secrets.Options{Metrics: s.metrics.Secrets(), Clock: o.Clock, Allowed: s.config.SecretAllowed})
+	s.pubsub = pubsub.New(pubsub.Options{
+		AppID: o.AppID, Namespace: namespace, SkipAppSubscriptions: slices.Contains(o.DisableInitEndpoints, "subscribe"),
+		Metrics: s.metrics.PubSub(), Clock: o.Clock, Log: logging.Scope(o.Log, logging.ScopeProcessor),
+	})
+	s.bindings = bindings.New(bindings.Options{
+		ProbeTimeout: o.AppBindingOptionsTimeout, MaxBodyBytes: o.MaxBodySize, CheckBaggage: server.CheckBaggage, Metrics: s.metrics, Clock: o.Clock, Log: log,
+	})
 	s.loader = &loader{
-		registry: o.Registry, sidecar: identity, options: o, state: stateBlock, secrets: secretBlock, metrics: s.metrics, log: log,
+		registry: o.Registry, sidecar: identity, options: o, state: stateBlock, secrets: secretBlock, pubsub: s.pubsub, bindings: s.bindings,
+		metrics: s.metrics, log: log,
 		resolver:  &resource.Resolver{Secrets: secretBlock, Env: resource.NewEnv(o.LookupEnv)},
 		templates: newTemplates(o, namespace),
 	}
@@ -136,6 +147,7 @@ func (s *Sidecar) openInvocation(ctx context.Context, identity components.Sideca
 			s.log.Warn(fmt.Sprintf("failed to open %s channel to app: %s", o.AppProtocol, err))
 		} else {
 			s.channel = channel
+			s.pubsub.SetApp(channel)
 			options.App = channel
 			down.close = append(down.close, channel.Close)
 		}

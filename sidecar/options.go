@@ -15,6 +15,7 @@ import (
 
 	"github.com/jonboulle/clockwork"
 
+	"outrigger.dev/blocks/bindings"
 	"outrigger.dev/components"
 )
 
@@ -68,8 +69,10 @@ type Options struct {
 	GracefulShutdown     time.Duration
 	BlockShutdown        time.Duration
 	DisableInitEndpoints []string
-	APIToken             string
-	DisableH2C           bool
+	// AppBindingOptionsTimeout bounds asking the app whether it wants an input binding; 0 means 3 s.
+	AppBindingOptionsTimeout time.Duration
+	APIToken                 string
+	DisableH2C               bool
 
 	EnableMTLS             bool
 	PlacementAddresses     []string
@@ -103,6 +106,7 @@ func Defaults() Options {
 	return Options{
 		AppProtocol: "http", AppChannelAddress: "127.0.0.1", AppMaxConcurrency: -1,
 		AppHealthCheckPath: "/healthz", AppHealthProbeInterval: 5 * time.Second, AppHealthProbeTimeout: 500 * time.Millisecond, AppHealthThreshold: 3,
+		AppBindingOptionsTimeout: bindings.DefaultProbeTimeout,
 		HTTPPort: 3500, GRPCPort: 50001, ListenAddresses: []string{""},
 		EnableMetrics: true, MetricsPort: 9090, MetricsListenAddress: "0.0.0.0", ProfilePort: 7777,
 		MaxBodySize: 4 << 20, ReadBufferSize: 4 << 10, GracefulShutdown: 5 * time.Second,

@@ -14,7 +14,9 @@ import (
 
 	"outrigger.dev/api"
 	runtimev1 "outrigger.dev/api/gen/runtime/v1"
+	"outrigger.dev/blocks/bindings"
 	"outrigger.dev/blocks/invoke"
+	"outrigger.dev/blocks/pubsub"
 	"outrigger.dev/blocks/secrets"
 	"outrigger.dev/blocks/state"
 	"outrigger.dev/mesh"
@@ -88,6 +90,8 @@ type daprServer struct {
 	state.StateServer
 	secrets.SecretsServer
 	invoke.InvokeServer
+	pubsub.PubsubServer
+	bindings.BindingsServer
 	statusServer
 	unbuiltServer
 }
@@ -120,7 +124,7 @@ func (s *Sidecar) serveAPIs(ctx context.Context, down *teardown, targets map[str
 	}
 	traced := s.config.Spec.Tracing.SamplingRate != "0"
 	grpcServer := server.NewGRPC(server.GRPCOptions{
-		Dapr:    &daprServer{StateServer: s.loader.state.Server(), SecretsServer: s.loader.secrets.Server(), InvokeServer: invoke.NewServer(s.invoke), statusServer: statusServer{s}},
+		Dapr:    &daprServer{StateServer: s.loader.state.Server(), SecretsServer: s.loader.secrets.Server(), InvokeServer: invoke.NewServer(s.invoke), PubsubServer: s.pubsub.Server(), BindingsServer: s.bindings.Server(), statusServer: statusServer{s}},
 		Unbuilt: unbuiltMethods(), Token: o.APIToken, Access: s.config.Spec.API.GRPC(), MaxMessageBytes: int(o.MaxBodySize),
 		MaxHeaderBytes: uint32(min(o.ReadBufferSize*1024, 1<<31)), Baggage: traced, APILog: apiLog, Metrics: s.metrics, Log: logging.Scope(o.Log, logging.ScopeGRPC),
 	})
@@ -187,7 +191,7 @@ func (s *Sidecar) serveListeners(h *server.HTTP, listeners []net.Listener, down 
 // routes are the endpoints that the allow and deny lists leave, and the one that takes every other call.
 func (s *Sidecar) routes() (routes []*api.Route, fallback *api.Route) {
 	all := s.ownRoutes()
-	for _, block := range [][]api.Route{s.loader.state.Routes(), s.loader.secrets.Routes()} {
+	for _, block := range [][]api.Route{s.loader.state.Routes(), s.loader.secrets.Routes(), s.pubsub.Routes(), s.bindings.Routes()} {
 		for i := range block {
 			all = append(all, &block[i])
 		}

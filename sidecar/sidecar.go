@@ -11,7 +11,9 @@ import (
 	"time"
 
 	"outrigger.dev/app"
+	"outrigger.dev/blocks/bindings"
 	"outrigger.dev/blocks/invoke"
+	"outrigger.dev/blocks/pubsub"
 	"outrigger.dev/components"
 	"outrigger.dev/mesh"
 	"outrigger.dev/resource"
@@ -45,6 +47,8 @@ type Sidecar struct {
 	extended  extended
 	loader    *loader
 	invoke    *invoke.Block
+	pubsub    *pubsub.PubSub
+	bindings  *bindings.Bindings
 
 	channel  app.Channel
 	resolver *mesh.Resolver
@@ -163,6 +167,10 @@ func (s *Sidecar) blockShutdown() {
 		return
 	}
 	s.log.Info(fmt.Sprintf("Blocking graceful shutdown for %s or until app reports unhealthy...", d))
+	var stopping sync.WaitGroup
+	stopping.Go(func() { s.pubsub.Stop(context.Background(), true) })
+	stopping.Go(func() { s.endBindings(context.Background()) })
+	stopping.Wait()
 	timer := s.options.Clock.NewTimer(d)
 	defer timer.Stop()
 	unhealthy := s.appUnhealthy()
@@ -177,6 +185,7 @@ func (s *Sidecar) blockShutdown() {
 
 // teardown collects what has to be undone, in the order it is to be undone.
 type teardown struct {
+	quiet  []func(context.Context)       // before that: take nothing new from outside, side by side
 	drain  []func(context.Context) error // stop serving: side by side
 	close  []func(context.Context) error // then, one after the other, in reverse order of being added
 	notice []func()                      // first of all: tell the world
@@ -227,6 +236,10 @@ func (s *Sidecar) up(ctx context.Context, down *teardown, start time.Time) error
 		return err
 	}
 	s.warnUnusedScopes()
+	if err := s.declareSubscriptions(); err != nil {
+		return err
+	}
+	down.quiet = append(down.quiet, func(ctx context.Context) { s.pubsub.Stop(ctx, false) }, s.endBindings)
 	if err := s.openInvocation(ctx, identity, host, down); err != nil {
 		return err
 	}
@@ -281,6 +294,7 @@ func (s *Sidecar) undo(ctx context.Context, t *teardown) error {
 	for _, f := range t.notice {
 		f()
 	}
+	s.quieten(ctx, t)
 	var draining sync.WaitGroup
 	errs := make([]error, len(t.drain))
 	for i, f := range t.drain {
@@ -300,6 +314,29 @@ func (s *Sidecar) undo(ctx context.Context, t *teardown) error {
 		s.log.Debug("draining", "error", err)
 	}
 	return nil
+}
+
+// quietShare is how much of the graceful period the messages may take that the app has when the end comes. The app can still
+// call the sidecar in that time.
+const quietShare = 0.7
+
+func (s *Sidecar) endBindings(ctx context.Context) {
+	if err := s.bindings.Shutdown(ctx); err != nil {
+		s.log.Warn("events of input bindings were still with the app; they were broken off", "error", err)
+	}
+}
+
+func (s *Sidecar) quieten(ctx context.Context, t *teardown) {
+	if end, bounded := ctx.Deadline(); bounded {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, time.Duration(quietShare*float64(time.Until(end))))
+		defer cancel()
+	}
+	var group sync.WaitGroup
+	for _, f := range t.quiet {
+		group.Go(func() { f(ctx) })
+	}
+	group.Wait()
 }
 
 func ignoreClosed(err error) error {

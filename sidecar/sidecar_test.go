@@ -65,8 +65,8 @@ func TestStateAndSecretsOverBothAPIs(t *testing.T) {
 
 func TestUnbuiltBlocksSaySo(t *testing.T) {
 	s := sidecartest.Start(t)
-	reply := s.Post("/v1.0/publish/pubsub/topic", "{}")
-	if reply.Status != 501 || !strings.Contains(reply.Body, "publish/subscribe") || !strings.Contains(reply.Body, "ERR_API_UNIMPLEMENTED") {
+	reply := s.Post("/v1.0-alpha1/lock/store", "{}")
+	if reply.Status != 501 || !strings.Contains(reply.Body, "distributed lock") || !strings.Contains(reply.Body, "ERR_API_UNIMPLEMENTED") {
 		t.Errorf("got %+v", reply)
 	}
 	for method, block := range sidecar.UnbuiltMethods() {
@@ -82,7 +82,8 @@ func TestEveryMethodIsAccountedFor(t *testing.T) {
 	unbuilt := sidecar.UnbuiltMethods()
 	served := map[string]bool{}
 	for _, name := range strings.Fields("InvokeService GetState GetBulkState SaveState QueryStateAlpha1 DeleteState DeleteBulkState ExecuteStateTransaction " +
-		"GetSecret GetBulkSecret GetMetadata SetMetadata Shutdown") {
+		"GetSecret GetBulkSecret GetMetadata SetMetadata Shutdown " +
+		"PublishEvent BulkPublishEvent BulkPublishEventAlpha1 SubscribeTopicEventsAlpha1 InvokeBinding") {
 		served["/"+runtimev1.Dapr_ServiceDesc.ServiceName+"/"+name] = true
 	}
 	n := 0

@@ -84,6 +84,7 @@ type metadataReply struct {
 	EnabledFeatures         []string            `json:"enabledFeatures,omitempty"`
 	Components              []componentReply    `json:"components,omitempty"`
 	Extended                map[string]string   `json:"extended,omitempty"`
+	Subscriptions           []subscriptionReply `json:"subscriptions,omitempty"`
 	HTTPEndpoints           []nameReply         `json:"httpEndpoints,omitempty"`
 	AppConnectionProperties *appConnectionReply `json:"appConnectionProperties,omitempty"`
 	ActorRuntime            actorRuntimeReply   `json:"actorRuntime"`
@@ -99,6 +100,20 @@ type componentReply struct {
 	Type         string   `json:"type"`
 	Version      string   `json:"version"`
 	Capabilities []string `json:"capabilities"`
+}
+
+type subscriptionReply struct {
+	PubsubName      string            `json:"pubsubname"`
+	Topic           string            `json:"topic"`
+	Metadata        map[string]string `json:"metadata,omitempty"`
+	Rules           []ruleReply       `json:"rules,omitempty"`
+	DeadLetterTopic string            `json:"deadLetterTopic"`
+	Type            string            `json:"type"`
+}
+
+type ruleReply struct {
+	Match string `json:"match,omitempty"`
+	Path  string `json:"path,omitempty"`
 }
 
 type appConnectionReply struct {
@@ -138,6 +153,16 @@ func (s *Sidecar) metadata() metadataReply {
 			capabilities = []string{}
 		}
 		m.Components = append(m.Components, componentReply{c.name, c.typ, c.version, capabilities})
+	}
+	for _, subscription := range s.pubsub.Subscriptions() {
+		reply := subscriptionReply{
+			PubsubName: subscription.Component, Topic: subscription.Topic, Metadata: subscription.Metadata, DeadLetterTopic: subscription.DeadLetterTopic,
+			Type: string(subscription.Origin),
+		}
+		for _, r := range subscription.Rules {
+			reply.Rules = append(reply.Rules, ruleReply{r.Match, r.Path})
+		}
+		m.Subscriptions = append(m.Subscriptions, reply)
 	}
 	for _, e := range s.resources.HTTPEndpoints {
 		m.HTTPEndpoints = append(m.HTTPEndpoints, nameReply{e.Metadata.Name})
@@ -219,6 +244,16 @@ func (g statusServer) GetMetadata(context.Context, *runtimev1.GetMetadataRequest
 	}
 	for _, c := range m.Components {
 		out.RegisteredComponents = append(out.RegisteredComponents, &runtimev1.RegisteredComponents{Name: c.Name, Type: c.Type, Version: c.Version, Capabilities: c.Capabilities})
+	}
+	for _, s := range m.Subscriptions {
+		reply := &runtimev1.PubsubSubscription{
+			PubsubName: s.PubsubName, Topic: s.Topic, Metadata: s.Metadata, DeadLetterTopic: s.DeadLetterTopic,
+			Type: runtimev1.PubsubSubscriptionType(runtimev1.PubsubSubscriptionType_value[s.Type]), Rules: &runtimev1.PubsubSubscriptionRules{},
+		}
+		for _, r := range s.Rules {
+			reply.Rules.Rules = append(reply.Rules.Rules, &runtimev1.PubsubSubscriptionRule{Match: r.Match, Path: r.Path})
+		}
+		out.Subscriptions = append(out.Subscriptions, reply)
 	}
 	for _, e := range m.HTTPEndpoints {
 		out.HttpEndpoints = append(out.HttpEndpoints, &runtimev1.MetadataHTTPEndpoint{Name: e.Name})

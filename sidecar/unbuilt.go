@@ -10,8 +10,6 @@ import (
 // unbuiltMethods maps the full gRPC methods of blocks that this version does not have yet to the block's name.
 func unbuiltMethods() map[string]string {
 	blocks := map[string]string{
-		"publish/subscribe": "PublishEvent BulkPublishEvent BulkPublishEventAlpha1 SubscribeTopicEventsAlpha1",
-		"bindings":          "InvokeBinding",
 		"actors": "RegisterActorTimer UnregisterActorTimer RegisterActorReminder UnregisterActorReminder UnregisterActorRemindersByType " +
 			"ListActorReminders GetActorReminder GetActorState ExecuteActorStateTransaction InvokeActor SubscribeActorEventsAlpha1",
 		"configuration": "GetConfigurationAlpha1 GetConfiguration SubscribeConfigurationAlpha1 SubscribeConfiguration " +
@@ -48,9 +46,6 @@ func unbuiltRoutes() []*api.Route {
 		}
 	}
 	const write = "POST PUT"
-	add("publish/subscribe", "v1/publish", write, "/v1.0/publish/{pubsubname}/{topic...}", "/v1.0/publish/bulk/{pubsubname}/{topic...}")
-	add("publish/subscribe", "v1alpha1/publish", write, "/v1.0-alpha1/publish/bulk/{pubsubname}/{topic...}")
-	add("bindings", "v1/bindings", write, "/v1.0/bindings/{name}")
 	for version, group := range map[string]string{"v1.0": "v1", "v1.0-alpha1": "v1alpha1"} {
 		add("configuration", group+"/configuration", "GET", "/"+version+"/configuration/{storeName}", "/"+version+"/configuration/{storeName}/subscribe",
 			"/"+version+"/configuration/{storeName}/{configurationSubscribeID}/unsubscribe")

@@ -5,6 +5,7 @@ import (
 	"outrigger.dev/components"
 	resolvermdns "outrigger.dev/components/nameresolution/mdns"
 	resolversqlite "outrigger.dev/components/nameresolution/sqlite"
+	pubsubinmemory "outrigger.dev/components/pubsub/inmemory"
 	"outrigger.dev/components/secretstores/localenv"
 	"outrigger.dev/components/secretstores/localfile"
 	"outrigger.dev/components/state/inmemory"
@@ -18,6 +19,8 @@ import (
 func Register(r *components.Registry) {
 	resolvermdns.Register(r)
 	resolversqlite.RegisterWith(r, resolvermdns.Open)
+
+	pubsubinmemory.Register(r)
 
 	localenv.Register(r)
 	localfile.Register(r)

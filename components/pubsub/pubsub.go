@@ -57,7 +57,7 @@ type Message struct {
 // PublishRequest is a message for a broker.
 type PublishRequest struct {
 	Topic string
-	// Data is not changed or kept after Publish has returned.
+	// Data is changed by nobody from here on: a component may keep it.
 	Data []byte
 	// Metadata is what the publisher gave, unchanged: the broker's own settings for this message and all others. May be nil.
 	Metadata map[string]string

@@ -157,7 +157,7 @@ func doubleDashes(args []string) []string {
 // of their names.
 func (f *flags) withoutEffect() []string {
 	later := map[string]bool{
-		"app-binding-options-timeout": true, "placement-host-address": true, "actors-disseminate-timeout": true,
+		"placement-host-address": true, "actors-disseminate-timeout": true,
 		"scheduler-host-address": true, "scheduler-job-streams": true, "hot-reload-reconcile-interval": true,
 		"control-plane-address": true, "control-plane-trust-domain": true, "control-plane-namespace": true,
 		"sentry-address": true, "sentry-request-jwt-audiences": true, "disable-builtin-k8s-secret-store": true,

@@ -135,6 +135,7 @@ func (f *flags) options(o *sidecar.Options, lookup func(string) (string, bool)) 
 	}
 	o.BlockShutdown = f.blockShutdown
 	o.DisableInitEndpoints = f.disableInitEndpoints
+	o.AppBindingOptionsTimeout = f.bindingTimeout
 	f.health(o)
 
 	if strings.Trim(f.placement, `"' `) != "" {

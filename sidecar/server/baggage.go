@@ -23,7 +23,7 @@ func baggage(x exchange) (answered bool) {
 	if len(header) == 0 || strings.Contains(x.Path(), "/healthz") {
 		return false
 	}
-	if err := checkBaggage(string(header)); err != nil {
+	if err := CheckBaggage(string(header)); err != nil {
 		text(x, http.StatusBadRequest, fmt.Sprintf("invalid baggage header: %s\n", err))
 		return true
 	}
@@ -34,15 +34,15 @@ func baggage(x exchange) (answered bool) {
 // grpcBaggage is the same check for the metadata of a gRPC call.
 func grpcBaggage(ctx context.Context) error {
 	for _, header := range metadata.ValueFromIncomingContext(ctx, "baggage") {
-		if err := checkBaggage(header); err != nil {
+		if err := CheckBaggage(header); err != nil {
 			return status.Errorf(codes.InvalidArgument, "invalid baggage header: %s", err)
 		}
 	}
 	return nil
 }
 
-// checkBaggage holds a header against the grammar of W3C Baggage: key=value members with properties behind semicolons.
-func checkBaggage(header string) error {
+// CheckBaggage holds a header against the grammar of W3C Baggage: key=value members with properties behind semicolons.
+func CheckBaggage(header string) error {
 	if len(header) > maxBaggage {
 		return fmt.Errorf("it is longer than %d bytes", maxBaggage)
 	}

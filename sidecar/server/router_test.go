@@ -98,8 +98,8 @@ func TestCheckBaggage(t *testing.T) {
 	for header, ok := range map[string]bool{
 		"k=v": true, "a=1,b=2;p;q=3": true, " a = 1 , b=%20 ": true, "": false, "k": false, "=v": false, "k=a b": false, "k=\"": false, "k=%zz": false, "k=v;": true, "k=v,": false, "k=": true,
 	} {
-		if err := checkBaggage(header); (err == nil) != ok {
-			t.Errorf("checkBaggage(%q) = %v", header, err)
+		if err := CheckBaggage(header); (err == nil) != ok {
+			t.Errorf("CheckBaggage(%q) = %v", header, err)
 		}
 	}
 }

@@ -1,7 +1,7 @@
 // Package metrics counts what a sidecar does and exposes it to Prometheus under Dapr's names.
 //
 // One [Metrics] belongs to one sidecar and has a registry of its own. Its metrics come in families, one file each: HTTP, gRPC,
-// service invocation, component life cycle, component operations, error codes. A family is a handle that a part of the sidecar asks
+// service invocation, component life cycle, component operations, input bindings, error codes. A family is a handle that a part of the sidecar asks
 // for once and keeps. Observing something known is a look-up without a lock and a few atomic additions: no label map is built and
 // nothing is allocated.
 //
@@ -76,6 +76,9 @@ type Metrics struct {
 	components *Components
 	state      *Operations
 	secrets    *Operations
+	pubsub     *PubSub
+	outputs    *Operations
+	inputs     *InputBindings
 	errorCodes *errorCodes
 }
 
@@ -128,6 +131,9 @@ func New(o Options) (*Metrics, error) {
 	m.components = newComponents(f)
 	m.state = newOperations(f, "state", "state store")
 	m.secrets = newOperations(f, "secret", "secret store")
+	m.pubsub = newPubSub(f)
+	m.outputs = newOperations(f, "output_binding", "output binding")
+	m.inputs = newInputBindings(f)
 	if o.RecordErrorCodes {
 		m.errorCodes = newErrorCodes(f)
 	}
@@ -215,6 +221,14 @@ func (m *Metrics) Components() *Components {
 	return m.components
 }
 
+// PubSub measures publications and deliveries.
+func (m *Metrics) PubSub() *PubSub {
+	if m == nil {
+		return nil
+	}
+	return m.pubsub
+}
+
 // State measures operations of state stores: get, set, delete, query, transaction, bulk_get and bulk_delete.
 func (m *Metrics) State() *Operations {
 	if m == nil {
@@ -229,6 +243,22 @@ func (m *Metrics) Secrets() *Operations {
 		return nil
 	}
 	return m.secrets
+}
+
+// OutputBindings measures the operations that apps ask output bindings for.
+func (m *Metrics) OutputBindings() *Operations {
+	if m == nil {
+		return nil
+	}
+	return m.outputs
+}
+
+// InputBindings measures the events that input bindings bring to the app.
+func (m *Metrics) InputBindings() *InputBindings {
+	if m == nil {
+		return nil
+	}
+	return m.inputs
 }
 
 // ErrorCode counts an error returned by the API, by its code (for example ERR_STATE_STORE_NOT_FOUND) and category (for example

@@ -28,6 +28,8 @@ func useAll(m *Metrics) {
 	m.Components().InitFailed("state.redis", ReasonInit, "store")
 	m.State().Observe("store", "get", true, time.Millisecond)
 	m.Secrets().Observe("vault", "get", true, time.Millisecond)
+	m.OutputBindings().Observe("mail", "create", true, time.Millisecond)
+	m.InputBindings().Observe("clock", true, time.Millisecond)
 	m.ErrorCode("ERR_STATE_GET", "state")
 }
 

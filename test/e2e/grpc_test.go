@@ -60,8 +60,8 @@ func TestGRPC(t *testing.T) {
 		}
 	})
 	t.Run("unbuilt", func(t *testing.T) {
-		_, err := d.dapr().PublishEvent(ctx, &runtimev1.PublishEventRequest{PubsubName: "p", Topic: "t"})
-		if status.Code(err) != codes.Unimplemented || !strings.Contains(err.Error(), "publish/subscribe") {
+		_, err := d.dapr().TryLockAlpha1(ctx, &runtimev1.TryLockRequest{StoreName: "p"})
+		if status.Code(err) != codes.Unimplemented || !strings.Contains(err.Error(), "distributed lock") {
 			t.Errorf("unary: %v", err)
 		}
 		stream, err := d.dapr().SubscribeConfiguration(ctx, &runtimev1.SubscribeConfigurationRequest{StoreName: "c"})

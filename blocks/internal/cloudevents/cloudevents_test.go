@@ -19,11 +19,13 @@ func TestEnvelope(t *testing.T) {
 		want string
 	}{
 		{
-			"all defaults", Envelope{ID: "i", Time: noon},
+			"all defaults",
+			Envelope{ID: "i", Time: noon},
 			`{"data":"","datacontenttype":"text/plain","id":"i","pubsubname":"","source":"Dapr","specversion":"1.0","time":"2026-03-01T12:00:00+01:00","topic":"","traceid":"","traceparent":"","tracestate":"","type":"com.dapr.event.sent"}`,
 		},
 		{
-			"everything", Envelope{
+			"everything",
+			Envelope{
 				ID: "i", Source: "shop", Type: "t", Subject: &subject, DataContentType: "application/json; charset=utf-8", Time: noon, Topic: "a<b", PubsubName: "ps",
 				TraceID: "p", TraceParent: "p", TraceState: "s", Expires: noon.Add(time.Minute), Payload: []byte(`{"n": 12345678901234567890, "x":"<&>"} trailing`),
 			},
@@ -169,7 +171,7 @@ func FuzzPayload(f *testing.F) {
 	f.Add("text/plain", []byte("\xff"))
 	f.Add("application/x-protobuf", []byte("\x0a\x01i"))
 	f.Fuzz(func(t *testing.T, contentType string, payload []byte) {
-		out := (&Envelope{DataContentType: contentType, Payload: payload}).Append(nil)
+		out := (&Envelope{ID: "i", DataContentType: contentType, Payload: payload}).Append(nil)
 		if !json.Valid(out) {
 			t.Fatalf("%q %q became %q", contentType, payload, out)
 		}

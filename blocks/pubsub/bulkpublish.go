@@ -1,0 +1,155 @@
+package pubsub
+
+import (
+	"context"
+	"fmt"
+	"sync"
+
+	"outrigger.dev/api"
+	"outrigger.dev/blocks/internal/cloudevents"
+	"outrigger.dev/components/pubsub"
+)
+
+// BulkPublication is a number of messages of an app for one topic.
+type BulkPublication struct {
+	Component, Topic string
+	// Entries have the app's data. Those without a metadata map of their own get nothing of Metadata either.
+	Entries  []pubsub.BulkEntry
+	Metadata map[string]string
+	Trace    Trace
+	// Read, if not nil, gives the entries once the names are found right.
+	Read func() ([]pubsub.BulkEntry, error)
+}
+
+// FailedEntry is an entry of a bulk that was not published.
+type FailedEntry struct {
+	ID  string
+	Err error
+}
+
+// defaultBulkParallel is how many entries of a bulk are on their way at a time to a broker that takes them one by one.
+const defaultBulkParallel = 100
+
+// BulkPublish hands messages to the broker. All or none of them are found right; of those, failed are the ones the broker did
+// not take. The error is an [*api.Error]; with failed entries it is the publication's as a whole (Dapr API, bulk publish).
+func (p *PubSub) BulkPublish(ctx context.Context, m BulkPublication) (failed []FailedEntry, err error) {
+	e, err := p.open(m.Component, m.Topic, m.Metadata)
+	if err != nil {
+		return nil, err
+	}
+	defer e.Release()
+	b := e.Component
+	if m.Read != nil {
+		if m.Entries, err = m.Read(); err != nil {
+			return nil, err
+		}
+	}
+	raw, err := isRaw(m.Metadata)
+	if err != nil {
+		return nil, api.ErrPubsubMetadata(b.name, m.Metadata, err)
+	}
+	if err := p.checkEntryIDs(b.name, m.Topic, m.Entries); err != nil {
+		return nil, err
+	}
+	for i := range m.Entries {
+		entry := &m.Entries[i]
+		if entry.Metadata != nil {
+			entry.Metadata = api.MergeMetadata(m.Metadata, entry.Metadata)
+		}
+		if raw {
+			continue
+		}
+		entry.Data, err = p.envelope(b, &Publication{Topic: m.Topic, Data: entry.Data, ContentType: entry.ContentType, Metadata: entry.Metadata, Trace: m.Trace})
+		if err != nil {
+			return nil, api.ErrPubsubCloudEvent(b.name, p.options.AppID, err)
+		}
+		entry.ContentType = cloudevents.ContentType
+	}
+	if !b.scopes.mayPublish(m.Topic) {
+		return nil, api.ErrPubsubForbidden(b.name, m.Topic, p.options.AppID)
+	}
+	if len(m.Entries) == 0 {
+		return nil, nil
+	}
+	start := p.begin()
+	results, err := b.bulkPublish(ctx, pubsub.BulkPublishRequest{Topic: m.Topic, Entries: m.Entries, Metadata: m.Metadata})
+	failed, err = failures(m.Entries, results, err)
+	if p.options.Metrics != nil {
+		p.options.Metrics.BulkPublished(b.name, m.Topic, err == nil, len(m.Entries)-len(failed), p.options.Clock.Since(start))
+	}
+	if err != nil {
+		return failed, api.ErrPubsubPublish(b.name, m.Topic, err)
+	}
+	return nil, nil
+}
+
+// checkEntryIDs refuses entries that cannot be told apart.
+func (p *PubSub) checkEntryIDs(component, topic string, entries []pubsub.BulkEntry) error {
+	seen := make(map[string]struct{}, len(entries))
+	for i := range entries {
+		id := entries[i].ID
+		if _, twice := seen[id]; id == "" || twice {
+			return api.ErrPubsubEntryID(component, topic, p.options.AppID)
+		}
+		seen[id] = struct{}{}
+	}
+	return nil
+}
+
+// failures lists the entries that failed. An error without results is that of all; results without an error are an error, too.
+func failures(entries []pubsub.BulkEntry, results []error, err error) ([]FailedEntry, error) {
+	var failed []FailedEntry
+	for i := range entries {
+		switch {
+		case i < len(results) && results[i] != nil:
+			failed = append(failed, FailedEntry{entries[i].ID, results[i]})
+		case len(results) == 0 && err != nil:
+			failed = append(failed, FailedEntry{entries[i].ID, err})
+		}
+	}
+	if err == nil && len(failed) > 0 {
+		err = failed[0].Err
+	}
+	if err != nil && len(failed) == 0 {
+		err = fmt.Errorf("the component reports an error, but no entry that failed: %w", err)
+	}
+	return failed, err
+}
+
+// bulkPublish is the one place where messages leave for a broker together; the request has the app's topic. A broker that has
+// no bulks gets the entries one by one, in no particular order.
+func (b *broker) bulkPublish(ctx context.Context, request pubsub.BulkPublishRequest) ([]error, error) {
+	request.Topic = b.topic(request.Topic)
+	if native, ok := b.component.(pubsub.BulkPublisher); ok {
+		return native.BulkPublish(ctx, request)
+	}
+	results := make([]error, len(request.Entries))
+	one := func(i int) {
+		entry := &request.Entries[i]
+		results[i] = b.component.Publish(ctx, pubsub.PublishRequest{Topic: request.Topic, Data: entry.Data, Metadata: entry.Metadata, ContentType: entry.ContentType})
+	}
+	if len(results) == 1 {
+		one(0)
+		return results, results[0]
+	}
+	next := make(chan int, len(results))
+	for i := range results {
+		next <- i
+	}
+	close(next)
+	var workers sync.WaitGroup
+	for range min(len(results), defaultBulkParallel) {
+		workers.Go(func() {
+			for i := range next {
+				one(i)
+			}
+		})
+	}
+	workers.Wait()
+	for _, err := range results {
+		if err != nil {
+			return results, err
+		}
+	}
+	return nil, nil
+}

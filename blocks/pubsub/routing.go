@@ -1,0 +1,120 @@
+package pubsub
+
+import (
+	"fmt"
+	"strings"
+
+	"cel.dev/cel-go/cel"
+	"cel.dev/cel-go/common/ast"
+
+	"outrigger.dev/blocks/internal/cloudevents"
+)
+
+// router finds the path for an event (Dapr API, delivery: routing).
+type router struct{ rules []compiledRule }
+
+type compiledRule struct {
+	match string
+	path  string
+	// program is nil for a rule that holds for every event.
+	program cel.Program
+}
+
+// newRouter compiles the rules. The error names the expression at fault and what is wrong with it.
+func newRouter(rules []Rule) (*router, error) {
+	r := &router{rules: make([]compiledRule, 0, len(rules))}
+	for _, rule := range rules {
+		compiled := compiledRule{match: strings.TrimSpace(rule.Match), path: rule.Path}
+		if compiled.match != "" {
+			program, err := compile(compiled.match)
+			if err != nil {
+				return nil, fmt.Errorf("the rule for path %s has a match that is no valid expression: %q: %w; see the CEL language, with the event as variable \"event\"", rule.Path, rule.Match, err)
+			}
+			compiled.program = program
+		}
+		r.rules = append(r.rules, compiled)
+		if compiled.program == nil {
+			break // what follows is never reached
+		}
+	}
+	return r, nil
+}
+
+// compile makes a program of an expression. Every name in it is of dynamic type, as the event's attributes are.
+func compile(expression string) (cel.Program, error) {
+	bare, err := cel.NewEnv()
+	if err != nil {
+		return nil, err
+	}
+	parsed, issues := bare.Parse(expression)
+	if issues.Err() != nil {
+		return nil, issues.Err()
+	}
+	var names []cel.EnvOption
+	seen := map[string]bool{}
+	ast.PreOrderVisit(parsed.NativeRep().Expr(), ast.NewExprVisitor(func(e ast.Expr) {
+		if e.Kind() == ast.IdentKind && !seen[e.AsIdent()] && declarable(e.AsIdent()) {
+			seen[e.AsIdent()] = true
+			names = append(names, cel.Variable(e.AsIdent(), cel.DynType))
+		}
+	}))
+	env, err := bare.Extend(names...)
+	if err != nil {
+		return nil, err
+	}
+	checked, issues := env.Check(parsed)
+	if issues.Err() != nil {
+		return nil, issues.Err()
+	}
+	return env.Program(checked)
+}
+
+// declarable reports whether a name is a free one: neither a type of the language nor a variable that a macro made.
+func declarable(name string) bool {
+	switch name {
+	case "bool", "bytes", "double", "dyn", "int", "list", "map", "null_type", "string", "type", "uint":
+		return false
+	}
+	return !strings.HasPrefix(name, "@") && !strings.HasPrefix(name, "__")
+}
+
+// everything reports whether all events take the first rule, so that they need not be looked at.
+func (r *router) everything() bool { return len(r.rules) > 0 && r.rules[0].program == nil }
+
+// route is the path for an event; ok is false when no rule holds. An error means that a rule cannot be applied to this event.
+func (r *router) route(event *cloudevents.Event) (path string, ok bool, err error) {
+	if r.everything() {
+		return r.rules[0].path, true, nil
+	}
+	if len(r.rules) == 0 {
+		return "", false, nil
+	}
+	attributes, err := event.Map()
+	if err != nil {
+		return "", false, err
+	}
+	return r.evaluate(attributes)
+}
+
+// evaluate finds the path for the value of the variable "event".
+func (r *router) evaluate(event any) (path string, ok bool, err error) {
+	variables := map[string]any{"event": event}
+	for i := range r.rules {
+		rule := &r.rules[i]
+		if rule.program == nil {
+			return rule.path, true, nil
+		}
+		result, _, err := rule.program.Eval(variables)
+		if err != nil {
+			return "", false, fmt.Errorf("the match %q cannot be applied to the event: %w; test optional attributes with has()", rule.match, err)
+		}
+		holds, isBool := result.Value().(bool)
+		if !isBool {
+			return "", false, fmt.Errorf("the match %q has the result %v, which is neither true nor false", rule.match, result.Value())
+		}
+		if holds {
+			return rule.path, true, nil
+		}
+	}
+	return "", false, nil
+}
