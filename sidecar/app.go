@@ -50,6 +50,7 @@ func (s *Sidecar) openEndpoints(ctx context.Context) (*app.External, error) {
 func (s *Sidecar) awaitApp(ctx context.Context, start time.Time, target *health.Target) {
 	o := &s.options
 	if s.channel == nil {
+		s.outbox.Start()
 		s.running(start, target)
 		return
 	}
@@ -79,6 +80,7 @@ func (s *Sidecar) awaitApp(ctx context.Context, start time.Time, target *health.
 		}
 		s.pubsub.StartApp()
 		s.startBindings(ctx)
+		s.outbox.Start()
 	})
 	s.running(start, target)
 	s.channel.Health().Run(ctx)

@@ -10,6 +10,7 @@ import (
 	"sync"
 
 	"outrigger.dev/blocks/bindings"
+	"outrigger.dev/blocks/outbox"
 	"outrigger.dev/blocks/pubsub"
 	"outrigger.dev/blocks/secrets"
 	"outrigger.dev/blocks/state"
@@ -34,6 +35,7 @@ type loader struct {
 	secrets   *secrets.Secrets
 	pubsub    *pubsub.PubSub
 	bindings  *bindings.Bindings
+	outbox    *outbox.Outbox
 	metrics   *metrics.Metrics
 	log       *slog.Logger
 
@@ -215,9 +217,12 @@ func (l *loader) add(ctx context.Context, order int, c *resource.Component, o op
 		if err := l.state.Add(state.Component{Name: c.Metadata.Name, Store: instance, Properties: o.properties, SecretNames: names}); err != nil {
 			return initFailure("CREATE_COMPONENT_FAILURE", c, errors.Join(err, instance.Close()))
 		}
+		if err := l.outbox.Add(c.Metadata.Name, instance, o.properties); err != nil {
+			return initFailure("CREATE_COMPONENT_FAILURE", c, errors.Join(err, l.state.Remove(ctx, c.Metadata.Name), instance.Close()))
+		}
 		entry.capabilities = statestores.Capabilities(instance)
 		entry.close = func(ctx context.Context) error {
-			return errors.Join(l.state.Remove(ctx, c.Metadata.Name), instance.Close())
+			return errors.Join(l.state.Remove(ctx, c.Metadata.Name), l.outbox.Remove(ctx, c.Metadata.Name), instance.Close())
 		}
 	case secretstores.Store:
 		if err := l.secrets.Add(c.Metadata.Name, instance); err != nil {

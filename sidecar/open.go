@@ -12,6 +12,7 @@ import (
 	"outrigger.dev/app"
 	"outrigger.dev/blocks/bindings"
 	"outrigger.dev/blocks/invoke"
+	"outrigger.dev/blocks/outbox"
 	"outrigger.dev/blocks/pubsub"
 	"outrigger.dev/blocks/secrets"
 	"outrigger.dev/blocks/state"
@@ -98,17 +99,18 @@ func resolverProperties(configuration resource.Value) (map[string]string, error)
 func (s *Sidecar) openBlocks(namespace string, identity components.Sidecar, down *teardown) {
 	o := &s.options
 	log := logging.Scope(o.Log, logging.ScopeProcessor)
-	stateBlock := state.New(state.Options{AppID: o.AppID, Namespace: o.Namespace, Metrics: s.metrics.State(), Clock: o.Clock, Log: log})
 	secretBlock := secrets.New(secrets.Options{Metrics: s.metrics.Secrets(), Clock: o.Clock, Allowed: s.config.SecretAllowed})
 	s.pubsub = pubsub.New(pubsub.Options{
 		AppID: o.AppID, Namespace: namespace, SkipAppSubscriptions: slices.Contains(o.DisableInitEndpoints, "subscribe"),
 		Metrics: s.metrics.PubSub(), Clock: o.Clock, Log: logging.Scope(o.Log, logging.ScopeProcessor),
 	})
+	s.outbox = outbox.New(outbox.Options{AppID: o.AppID, Namespace: namespace, Broker: s.pubsub, Clock: o.Clock, Log: log})
+	stateBlock := state.New(state.Options{AppID: o.AppID, Namespace: o.Namespace, Outbox: s.outbox, Metrics: s.metrics.State(), Clock: o.Clock, Log: log})
 	s.bindings = bindings.New(bindings.Options{
 		ProbeTimeout: o.AppBindingOptionsTimeout, MaxBodyBytes: o.MaxBodySize, CheckBaggage: server.CheckBaggage, Metrics: s.metrics, Clock: o.Clock, Log: log,
 	})
 	s.loader = &loader{
-		registry: o.Registry, sidecar: identity, options: o, state: stateBlock, secrets: secretBlock, pubsub: s.pubsub, bindings: s.bindings,
+		registry: o.Registry, sidecar: identity, options: o, state: stateBlock, secrets: secretBlock, pubsub: s.pubsub, bindings: s.bindings, outbox: s.outbox,
 		metrics: s.metrics, log: log,
 		resolver:  &resource.Resolver{Secrets: secretBlock, Env: resource.NewEnv(o.LookupEnv)},
 		templates: newTemplates(o, namespace),

@@ -13,6 +13,7 @@ import (
 	"outrigger.dev/app"
 	"outrigger.dev/blocks/bindings"
 	"outrigger.dev/blocks/invoke"
+	"outrigger.dev/blocks/outbox"
 	"outrigger.dev/blocks/pubsub"
 	"outrigger.dev/components"
 	"outrigger.dev/mesh"
@@ -49,6 +50,7 @@ type Sidecar struct {
 	invoke    *invoke.Block
 	pubsub    *pubsub.PubSub
 	bindings  *bindings.Bindings
+	outbox    *outbox.Outbox
 
 	channel  app.Channel
 	resolver *mesh.Resolver
@@ -239,7 +241,10 @@ func (s *Sidecar) up(ctx context.Context, down *teardown, start time.Time) error
 	if err := s.declareSubscriptions(); err != nil {
 		return err
 	}
-	down.quiet = append(down.quiet, func(ctx context.Context) { s.pubsub.Stop(ctx, false) }, s.endBindings)
+	down.quiet = append(down.quiet, func(ctx context.Context) {
+		s.outbox.Stop(ctx)
+		s.pubsub.Stop(ctx, false)
+	}, s.endBindings)
 	if err := s.openInvocation(ctx, identity, host, down); err != nil {
 		return err
 	}

@@ -30,8 +30,9 @@ func readItems(body []byte, scratch *buffer) ([]stores.SetRequest, error) {
 	return items, nil
 }
 
-// readItem reads an item, or a null for an empty one. Its value is null when there is none.
-func readItem(w *jsontext.Walker, item *stores.SetRequest, scratch *buffer) {
+// readItem reads an item, or a null for an empty one. Its value is null when there is none. The content type beside the value
+// means something only to the outbox; stores go by the one in the metadata.
+func readItem(w *jsontext.Walker, item *stores.SetRequest, scratch *buffer) (contentType string) {
 	item.Value.JSON = true
 	if !w.Null() {
 		for w.Object(); w.Member(); {
@@ -49,7 +50,7 @@ func readItem(w *jsontext.Walker, item *stores.SetRequest, scratch *buffer) {
 			case w.Named("options"):
 				readOptions(w, &item.Options)
 			case w.Named("contentType"):
-				_ = w.String() // must be a string, but only the one in the metadata means something
+				contentType = w.String()
 			default:
 				w.Skip()
 			}
@@ -58,6 +59,7 @@ func readItem(w *jsontext.Walker, item *stores.SetRequest, scratch *buffer) {
 	if item.Value.Bytes == nil {
 		item.Value.Bytes = []byte("null")
 	}
+	return contentType
 }
 
 func readOptions(w *jsontext.Walker, o *stores.Options) {
@@ -195,18 +197,18 @@ func readOperation(w *jsontext.Walker, o *operationBody) {
 	}
 }
 
-// readRequest reads the request of the i-th operation of a transaction.
-func readRequest(i int, o operationBody, item *stores.SetRequest, scratch *buffer) error {
+// readRequest reads the request of the i-th operation of a transaction, and its content type; see [readItem].
+func readRequest(i int, o operationBody, item *stores.SetRequest, scratch *buffer) (contentType string, _ error) {
 	request := []byte(o.Request)
 	if request == nil {
 		request = []byte("null")
 	}
 	w := jsontext.Walk(request)
-	readItem(&w, item, scratch)
+	contentType = readItem(&w, item, scratch)
 	if err := w.Err(); err != nil {
-		return fmt.Errorf("request of operation %d (%s): %w, in %q", i+1, o.Operation, err, excerpt(request))
+		return "", fmt.Errorf("request of operation %d (%s): %w, in %q", i+1, o.Operation, err, excerpt(request))
 	}
-	return nil
+	return contentType, nil
 }
 
 // excerpt shortens text for messages.

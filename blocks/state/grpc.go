@@ -177,7 +177,11 @@ func (g StateServer) ExecuteStateTransaction(ctx context.Context, in *runtimev1.
 			return nil, api.ErrStateOperation(o.GetOperationType())
 		}
 	}
-	if err := s.transact(ctx, e.Component, transactor, operations, in.GetMetadata()); err != nil {
+	tx := transaction{operations: operations, metadata: in.GetMetadata()}
+	if s.published(e.Component) {
+		tx.traceFrom(ctx)
+	}
+	if err := s.transact(ctx, e.Component, transactor, tx); err != nil {
 		return nil, err
 	}
 	return new(emptypb.Empty), nil

@@ -170,36 +170,45 @@ func (s *State) handleTransaction(c *api.Call) error {
 	scratch := s.buffer()
 	defer s.recycle(scratch)
 	metadata := c.Metadata()
-	operations := make([]stores.Operation, len(body.Operations))
+	tx := transaction{operations: make([]stores.Operation, len(body.Operations)), metadata: api.MergeMetadata(body.Metadata, metadata)}
+	if s.published(in) {
+		tx.contentTypes = make([]string, len(body.Operations))
+		tx.traceParent, tx.traceState = string(c.Header("Traceparent")), string(c.Header("Tracestate"))
+	}
 	for i, o := range body.Operations {
-		if operations[i], err = in.operation(i, o, metadata, scratch); err != nil {
+		var contentType string
+		if tx.operations[i], contentType, err = in.operation(i, o, metadata, scratch); err != nil {
 			return err
 		}
+		if tx.contentTypes != nil {
+			tx.contentTypes[i] = contentType
+		}
 	}
-	if err := s.transact(c.Context(), in, transactor, operations, api.MergeMetadata(body.Metadata, metadata)); err != nil {
+	if err := s.transact(c.Context(), in, transactor, tx); err != nil {
 		return err
 	}
 	c.NoContent()
 	return nil
 }
 
-// operation checks and reads the i-th operation of a transaction.
-func (in *instance) operation(i int, o operationBody, metadata map[string]string, scratch *buffer) (stores.Operation, error) {
+// operation checks and reads the i-th operation of a transaction, and the content type that it gives its value.
+func (in *instance) operation(i int, o operationBody, metadata map[string]string, scratch *buffer) (_ stores.Operation, contentType string, _ error) {
 	if o.Operation != upsert && o.Operation != remove {
-		return stores.Operation{}, api.ErrStateOperation(o.Operation)
+		return stores.Operation{}, "", api.ErrStateOperation(o.Operation)
 	}
 	var item stores.SetRequest
-	if err := readRequest(i, o, &item, scratch); err != nil {
-		return stores.Operation{}, api.ErrMalformedBody(err)
+	contentType, err := readRequest(i, o, &item, scratch)
+	if err != nil {
+		return stores.Operation{}, "", api.ErrMalformedBody(err)
 	}
 	if err := in.legal(item.Key); err != nil {
-		return stores.Operation{}, err
+		return stores.Operation{}, "", err
 	}
 	item.Metadata = api.MergeMetadata(item.Metadata, metadata)
 	if o.Operation == upsert {
-		return stores.Operation{Set: &item}, nil
+		return stores.Operation{Set: &item}, contentType, nil
 	}
-	return stores.Operation{Delete: &stores.DeleteRequest{Key: item.Key, ETag: item.ETag, Metadata: item.Metadata, Options: item.Options}}, nil
+	return stores.Operation{Delete: &stores.DeleteRequest{Key: item.Key, ETag: item.ETag, Metadata: item.Metadata, Options: item.Options}}, "", nil
 }
 
 func (s *State) handleQuery(c *api.Call) error {

@@ -24,6 +24,8 @@ type Options struct {
 	AppID string
 	// Namespace is the one given to the sidecar at start; it may be empty.
 	Namespace string
+	// Outbox publishes what transactions write; nil publishes nothing.
+	Outbox Outbox
 	// Metrics may be nil.
 	Metrics *metrics.Operations
 	// Clock measures latencies; nil is the system's clock.

@@ -58,6 +58,11 @@ func (in *instance) savable(key string) error {
 // prepare turns the request of an app into the one for the store.
 func (in *instance) prepare(item *stores.SetRequest) {
 	item.Key = in.prefix + item.Key
+	in.seal(item)
+}
+
+// seal encrypts the value if the store is configured so.
+func (in *instance) seal(item *stores.SetRequest) {
 	if in.cipher != nil {
 		item.Value = in.cipher.encrypt(item.Value)
 	}
@@ -135,7 +140,7 @@ func (s *State) Transact(ctx context.Context, store string, operations []stores.
 	if err != nil {
 		return err
 	}
-	return s.transact(ctx, e.Component, transactor, operations, metadata)
+	return s.transact(ctx, e.Component, transactor, transaction{operations: operations, metadata: metadata})
 }
 
 // transactor is the store if it has transactions.
@@ -146,8 +151,9 @@ func (in *instance) transactor() (stores.Transactor, error) {
 	return nil, api.ErrStateTransactionsNotSupported(in.name)
 }
 
-// transact runs operations whose keys were found legal.
-func (s *State) transact(ctx context.Context, in *instance, t stores.Transactor, operations []stores.Operation, metadata map[string]string) error {
+// transact runs a transaction whose keys were found legal.
+func (s *State) transact(ctx context.Context, in *instance, t stores.Transactor, tx transaction) error {
+	operations := tx.operations
 	if l, ok := in.store.(stores.TransactionLimiter); ok {
 		if limit := l.MaxOperations(); limit > 0 && len(operations) > limit {
 			return api.ErrStateTooManyOperations(in.name, len(operations), limit)
@@ -155,15 +161,34 @@ func (s *State) transact(ctx context.Context, in *instance, t stores.Transactor,
 	}
 	for _, o := range operations {
 		if o.Set != nil {
-			in.prepare(o.Set)
+			o.Set.Key = in.prefix + o.Set.Key
 		} else {
 			o.Delete.Key = in.prefix + o.Delete.Key
 		}
 	}
+	var added []stores.Operation
+	var err error
+	if s.published(in) {
+		operations, added, err = s.options.Outbox.Prepare(ctx, in.name, operations, tx.contentTypes, tx.traceParent, tx.traceState)
+		if err != nil {
+			return err
+		}
+		if len(operations) == 0 && len(tx.operations) > 0 {
+			return nil // there were but projections
+		}
+	}
+	for _, o := range operations {
+		if o.Set != nil {
+			in.seal(o.Set)
+		}
+	}
 	start := s.begin()
-	err := t.Transact(ctx, stores.TransactionRequest{Operations: operations, Metadata: metadata})
+	err = t.Transact(ctx, stores.TransactionRequest{Operations: append(operations, added...), Metadata: tx.metadata})
 	s.end(in, "transaction", err, start)
 	if err != nil {
+		if _, refused := stores.AsETagError(err); refused && len(added) > 0 {
+			s.undo(ctx, in, t, added)
+		}
 		return api.ErrStateTransaction(err)
 	}
 	return nil
