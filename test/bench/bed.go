@@ -41,6 +41,7 @@ type bed struct {
 	target   target
 	dir      string
 	app      *process
+	appAddr  string     // of the app, when there is one
 	sidecars []*sidecar // the first one is where the load goes
 }
 
@@ -82,6 +83,7 @@ func (b *bench) startApp(bed *bed) (port int, err error) {
 		return 0, err
 	}
 	addr := loopback(ports[0])
+	bed.appAddr = addr
 	bed.app, err = startProcess(bed.dir, "app", self, os.Environ(), []string{"app", addr, strconv.Itoa(b.size)}, func(c *exec.Cmd) error {
 		_, err := c.StdinPipe() // it ends with us
 		return err
@@ -248,3 +250,39 @@ func item(name, value string) string { return "\n  - name: " + name + "\n    val
 
 // quote writes a string as YAML and JSON read it.
 func quote(s string) string { return strconv.Quote(s) }
+
+// startBroker is one sidecar with a broker "broker", and with delivery an app behind it that subscribes to it.
+func startBroker(broker string, delivery bool) func(*bench, target, string) (*bed, error) {
+	return func(b *bench, t target, server string) (*bed, error) {
+		bed, err := b.newBed(t)
+		if err != nil {
+			return nil, err
+		}
+		metadata := " []"
+		if broker == "redis" {
+			// What is published without a subscriber would fill the server's memory.
+			metadata = item("redisHost", server) + item("redisPassword", "") + item("maxLenApprox", "10000")
+		}
+		if err := write(`apiVersion: dapr.io/v1alpha1
+kind: Component
+metadata:
+  name: broker
+spec:
+  type: pubsub.`+broker+`
+  version: v1
+  metadata:`+metadata+"\n", bed.dir, "resources", "broker.yaml"); err != nil {
+			return bed, err
+		}
+		port := 0
+		if delivery {
+			if port, err = b.startApp(bed); err != nil {
+				return bed, err
+			}
+		}
+		s, err := b.spawn(bed, "sidecar", callerID+"-"+t.name, port)
+		if err != nil {
+			return bed, err
+		}
+		return bed, s.healthy(b.ctx, 5*time.Millisecond)
+	}
+}

@@ -73,6 +73,18 @@ func groups() []group {
 			{name: "grpc/in-memory/get", budget: budget{Rate: 25000}, load: grpcLoad("get")},
 			{name: "grpc/in-memory/save", budget: budget{Rate: 25000}, load: grpcLoad("save")},
 		}},
+		{name: "publish/redis", server: "redis", start: startBroker("redis", false), figures: []figure{
+			{name: "publish/redis", budget: budget{CPU: 40, Rate: 28000}, load: publish("unheard")},
+		}},
+		{name: "publish/in-memory", start: startBroker("in-memory", false), figures: []figure{
+			{name: "publish/in-memory", load: publish("unheard")},
+		}},
+		{name: "delivery/in-memory", start: startBroker("in-memory", true), figures: []figure{
+			{name: "delivery/in-memory", budget: budget{CPU: 75, Rate: 13000}, load: delivery},
+		}},
+		{name: "delivery/redis", server: "redis", start: startBroker("redis", true), figures: []figure{
+			{name: "delivery/redis", load: delivery},
+		}},
 		{name: "start", special: measureStart, figures: []figure{
 			{name: "start to healthy, ms", budget: budget{Size: 20}},
 		}},
@@ -133,6 +145,25 @@ func stateSet(s *settings, b *bed) load {
 	for i := range keys {
 		l.Requests = append(l.Requests, request("POST", "/v1.0/state/store", "application/json",
 			fmt.Sprintf(`[{"key":"key-%d","value":%s}]`, i, value(s))))
+	}
+	return l
+}
+
+// publish sends messages to a topic.
+func publish(topic string) func(*settings, *bed) load {
+	return func(s *settings, b *bed) load {
+		return load{
+			Kind: "http", Addr: b.entry().httpAddr(), Connections: saturation, Status: []int{204},
+			Requests: [][]byte{request("POST", "/v1.0/publish/broker/"+topic, "application/json", value(s))},
+		}
+	}
+}
+
+// delivery sends messages to the topic that the app is subscribed to; a request is over when the app has the message.
+func delivery(s *settings, b *bed) load {
+	l := load{Kind: "delivery", Addr: b.entry().httpAddr(), App: b.appAddr, Connections: saturation, Status: []int{204}}
+	for i := range saturation {
+		l.Requests = append(l.Requests, request("POST", "/v1.0/publish/broker/"+topic, "application/json", message(i, s.size)))
 	}
 	return l
 }

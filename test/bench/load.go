@@ -15,8 +15,9 @@ import (
 
 // load is what the load process is to do. It reaches it as a line of JSON.
 type load struct {
-	Kind        string // "http", "grpc-get" or "grpc-save"
+	Kind        string // "http", "delivery", "grpc-get" or "grpc-save"
 	Addr        string
+	App         string // the app's address, of deliveries
 	Connections int // of HTTP; of gRPC calls in flight
 	Warmup      time.Duration
 	Duration    time.Duration
@@ -123,7 +124,10 @@ func (o *outcome) add(w *worker) {
 
 // callers opens the load's connections; done closes what they share.
 func (l *load) callers(ctx context.Context) (open func(i int) (caller, error), done func(), err error) {
-	if l.Kind == "http" {
+	switch l.Kind {
+	case "delivery":
+		return l.deliveryCallers(ctx)
+	case "http":
 		return func(i int) (caller, error) { return dialHTTP(ctx, l, i) }, func() {}, nil
 	}
 	return l.grpcCallers(ctx)
