@@ -366,7 +366,7 @@ spec: {type: state.in-memory, version: v9}
 apiVersion: dapr.io/v1alpha1
 kind: Component
 metadata: {name: broker}
-spec: {type: pubsub.redis, version: v1}
+spec: {type: lock.redis, version: v1}
 ---
 apiVersion: dapr.io/v1alpha1
 kind: Component
@@ -394,7 +394,7 @@ metadata: {name: x}
 		`a.yaml:25: warning: Component "scoped": unknown field spec.colour`,
 		`b.yaml:1: error: Component "scoped": the name is already used by scoped (state.redis/v1) at ` + filepath.Join(dir, "a.yaml") + ":8",
 		`b.yaml:4: error: Component "scoped": couldn't find state store state.in-memory/v9`,
-		`b.yaml:9: warning: Component "broker": this version has no components of category pubsub`,
+		`b.yaml:9: warning: Component "broker": this version has no components of category lock`,
 		`b.yaml:10: error: error converting YAML to JSON`,
 	}
 	for i, w := range want {
