@@ -16,6 +16,7 @@ demo: build ## two apps behind two sidecars: invocation, state, secrets
 
 test: ## every test; installs the servers and SDKs that it needs
 	test/setup/install.sh
+	test/setup/kafka.sh
 	$(GO) test -timeout 20m -parallel 8 ./...
 
 race: ## the unit tests under the race detector

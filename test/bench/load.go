@@ -18,7 +18,7 @@ type load struct {
 	Kind        string // "http", "delivery", "grpc-get" or "grpc-save"
 	Addr        string
 	App         string // the app's address, of deliveries
-	Connections int // of HTTP; of gRPC calls in flight
+	Connections int    // of HTTP; of gRPC calls in flight
 	Warmup      time.Duration
 	Duration    time.Duration
 

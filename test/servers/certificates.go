@@ -29,6 +29,9 @@ type Certificates struct {
 // the client certificate.
 func (c *Certificates) Client() *tls.Config { return c.client.Clone() }
 
+// clientName is the common name of the client certificate.
+const clientName = "test client"
+
 // serverFiles are the paths that a server is configured with.
 type serverFiles struct{ ca, cert, key string }
 
@@ -56,7 +59,7 @@ func makeCertificates(dir string) (*Certificates, serverFiles, error) {
 		if err != nil {
 			return nil, err
 		}
-		client := certificateTemplate(3, "test client")
+		client := certificateTemplate(3, clientName)
 		client.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}
 		clientCert, clientKey, err := issue(client, ca, caKey)
 		if err != nil {

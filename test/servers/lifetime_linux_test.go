@@ -19,9 +19,13 @@ import (
 // every kind of server, prints its process and directory, and waits to be ended.
 func playChild(part string) {
 	for _, launch := range map[kind]func(string) (cluster, error){
-		kindRedis:    func(dir string) (cluster, error) { return launchRedis(dir, options{}) },
-		kindPostgres: func(dir string) (cluster, error) { return launchPostgres(dir, options{}) },
-		kindMariaDB:  func(dir string) (cluster, error) { return launchMariaDB(dir, options{}) },
+		kindRedis:     func(dir string) (cluster, error) { return launchRedis(dir, options{}) },
+		kindPostgres:  func(dir string) (cluster, error) { return launchPostgres(dir, options{}) },
+		kindMariaDB:   func(dir string) (cluster, error) { return launchMariaDB(dir, options{}) },
+		kindMosquitto: func(dir string) (cluster, error) { return launchMosquitto(dir, options{}) },
+		kindSFTP:      func(dir string) (cluster, error) { return launchSFTP(dir, options{}) },
+		kindSMTP:      func(dir string) (cluster, error) { return launchSMTP(dir, options{}) },
+		kindRabbitMQ:  func(dir string) (cluster, error) { return launchRabbitMQ(dir, options{}) },
 	} {
 		c, err := running.get(kindRedis, options{own: true}, launch)
 		if err != nil {

@@ -21,6 +21,7 @@ type process struct {
 	name    string   // of the product, for messages
 	command string   // path of the program
 	args    []string // its arguments
+	env     []string // added to serverEnv
 	dir     string   // where it runs and logs
 	port    int
 	held    []*portLock // kept while the process may come back
@@ -98,7 +99,7 @@ func (p *process) spawn() (*child, error) {
 	cmd := exec.Command(p.command, p.args...)
 	cmd.Dir = p.dir
 	cmd.Stdout, cmd.Stderr = log, log
-	cmd.Env = serverEnv()
+	cmd.Env = append(serverEnv(), p.env...)
 	cmd.SysProcAttr = processAttributes(p.account, p.discardSignal)
 	if err := forkOnThread(cmd.Start); err != nil {
 		return nil, fmt.Errorf("servers: cannot run %s: %w", p.command, err)

@@ -1,6 +1,6 @@
 // Package servers starts real servers for tests: Redis (alone, as a cluster,
-// under Sentinel), PostgreSQL and MariaDB, as child processes on free loopback
-// ports with their data in a temporary directory.
+// under Sentinel), PostgreSQL, MariaDB, RabbitMQ, as child processes on free
+// loopback ports with their data in a temporary directory.
 //
 //	func TestMain(m *testing.M) { servers.Main(m) }
 //
@@ -46,9 +46,16 @@ const (
 	kindRedisSentinel
 	kindPostgres
 	kindMariaDB
+	kindRabbitMQ
+	kindMosquitto
+	kindKafka
+	kindNATS
+	kindS3
+	kindSFTP
+	kindSMTP
 
 	anyRedis = kindRedis | kindRedisCluster | kindRedisSentinel
-	anyKind  = anyRedis | kindPostgres | kindMariaDB
+	anyKind  = anyRedis | kindPostgres | kindMariaDB | kindRabbitMQ | kindMosquitto | kindKafka | kindNATS | kindS3 | kindSFTP | kindSMTP
 )
 
 // String is the kind's name in directories and messages.
@@ -64,6 +71,20 @@ func (k kind) String() string {
 		return "postgres"
 	case kindMariaDB:
 		return "mariadb"
+	case kindRabbitMQ:
+		return "rabbitmq"
+	case kindMosquitto:
+		return "mosquitto"
+	case kindKafka:
+		return "kafka"
+	case kindNATS:
+		return "nats"
+	case kindS3:
+		return "s3"
+	case kindSFTP:
+		return "sftp"
+	case kindSMTP:
+		return "smtp"
 	}
 	return "kind " + strconv.Itoa(int(k))
 }
@@ -75,6 +96,8 @@ type options struct {
 	password  string
 	tls       bool
 	mutualTLS bool
+	token     string
+	userJWT   bool
 	settings  []setting
 }
 
@@ -98,26 +121,29 @@ func Own() Option {
 // Durable makes the server put every acknowledged write on disk before it
 // answers: Redis with an append-only file and appendfsync always, PostgreSQL
 // with fsync on, MariaDB with innodb_flush_log_at_trx_commit=1 and the
-// doublewrite buffer. Without it Redis loses on Kill (not on Stop) what it holds.
+// doublewrite buffer. RabbitMQ does so for what is durable in any case.
+// Without it Redis loses on Kill (not on Stop) what it holds.
 func Durable() Option {
 	return Option{"Durable", anyKind, func(o *options) { o.durable = true }}
 }
 
-// Password makes Redis require this password (of its default user). Under
-// Sentinel the data nodes require it and the sentinel itself does not.
+// Password makes the server require this password: Redis of its default user
+// (under Sentinel the data nodes require it and the sentinel itself does not),
+// Mosquitto of the user in [MosquittoServer.User], NATS of that in
+// [NATSServer.User], the mail server of that in [SMTPServer.User].
 func Password(password string) Option {
-	return Option{"Password", anyRedis, func(o *options) { o.password = password }}
+	return Option{"Password", anyRedis | kindMosquitto | kindNATS | kindSMTP, func(o *options) { o.password = password }}
 }
 
-// TLS makes Redis serve TLS only, with certificates of a CA made for the
-// occasion (see [RedisServer.TLS]). Clients need no certificate.
+// TLS makes Redis, Mosquitto or RabbitMQ serve TLS only, and the mail server offer
+// it, with certificates of a CA made for the occasion (see [RedisServer.TLS]). Clients need no certificate.
 func TLS() Option {
-	return Option{"TLS", anyRedis, func(o *options) { o.tls = true }}
+	return Option{"TLS", anyRedis | kindMosquitto | kindRabbitMQ | kindNATS | kindS3 | kindSMTP, func(o *options) { o.tls = true }}
 }
 
 // MutualTLS is [TLS] with clients that must present a certificate of the same CA.
 func MutualTLS() Option {
-	return Option{"MutualTLS", anyRedis, func(o *options) { o.tls, o.mutualTLS = true, true }}
+	return Option{"MutualTLS", anyRedis | kindMosquitto | kindRabbitMQ | kindNATS, func(o *options) { o.tls, o.mutualTLS = true, true }}
 }
 
 // Setting adds a configuration setting under the server's own name for it, for

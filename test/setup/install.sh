@@ -1,6 +1,7 @@
 #!/bin/sh
 # Installs the servers that the tests run against: Redis (with its sentinel),
-# PostgreSQL and MariaDB. On Debian and Ubuntu, as root or with sudo that asks
+# PostgreSQL, MariaDB, RabbitMQ, Mosquitto, and the servers of OpenSSH and of
+# aiosmtpd. On Debian and Ubuntu, as root or with sudo that asks
 # for no password, with apt-get; elsewhere it says what is missing. It never
 # fails the build: a test whose server is missing skips itself and says so.
 #
@@ -9,10 +10,14 @@
 # that this script installed are stopped and not started at boot.
 set -u
 
-# One server a line: package, service, and what tells that it is there.
+# One server a line: package, service (- for none), and what tells that it is there.
 servers='redis-server redis-server redis
 postgresql postgresql postgresql
-mariadb-server mariadb mariadb'
+mariadb-server mariadb mariadb
+rabbitmq-server rabbitmq-server rabbitmq
+mosquitto mosquitto mosquitto
+openssh-server ssh sshd
+python3-aiosmtpd - aiosmtpd'
 
 # Programs may be where the PATH of an ordinary user does not lead.
 PATH=$PATH:/usr/sbin:/usr/local/sbin
@@ -28,8 +33,26 @@ has() {
 		command -v initdb >/dev/null && command -v postgres >/dev/null
 		;;
 	mariadb) command -v mariadbd >/dev/null && command -v mariadb-install-db >/dev/null ;;
+	rabbitmq) [ -x /usr/lib/rabbitmq/bin/rabbitmq-server ] || command -v rabbitmq-server >/dev/null ;;
+	mosquitto) command -v mosquitto >/dev/null && command -v mosquitto_passwd >/dev/null ;;
+	sshd) command -v sshd >/dev/null ;;
+	aiosmtpd) /usr/bin/python3 -c 'import aiosmtpd' 2>/dev/null ;;
 	esac
 }
+
+# An S3 server that no distribution has: it is built once, which takes a minute or
+# two, and kept where the tests look for it.
+versitygw=v1.8.0
+bin=${XDG_CACHE_HOME:-${HOME:-/root}/.cache}/outrigger/test-servers/bin
+if command -v versitygw >/dev/null || [ -x "$bin/versitygw" ]; then
+	echo "setup: versitygw: already installed"
+elif ! command -v go >/dev/null; then
+	echo "setup: versitygw: missing (no go here); its tests will be skipped"
+elif mkdir -p "$bin" && why=$(GOBIN=$bin go install -ldflags '-s -w' "github.com/versity/versitygw/cmd/versitygw@$versitygw" 2>&1); then
+	echo "setup: versitygw: installed in $bin"
+else
+	echo "setup: versitygw: could not be built, so its tests will be skipped: $(printf '%s' "${why:-}" | tail -n 1)"
+fi
 
 missing=
 while read -r package _ kind; do
@@ -93,12 +116,17 @@ while read -r package service kind; do
 		echo "setup: $package: could not be installed, so its tests will be skipped: $(tail -n 1 "$log")"
 		continue
 	fi
-	if [ -d /run/systemd/system ]; then
+	if [ "$service" = - ]; then
+		echo "setup: $package: installed, it has no service"
+		continue
+	elif [ -d /run/systemd/system ]; then
 		as_root systemctl disable --now "$service" >/dev/null 2>&1
 	else
 		as_root service "$service" stop >/dev/null 2>&1
 		as_root update-rc.d "$service" disable >/dev/null 2>&1
 	fi
+	# Erlang's port mapper is started by the package's own scripts; it refuses to end while it is in use.
+	[ "$kind" != rabbitmq ] || as_root epmd -kill >/dev/null 2>&1
 	echo "setup: $package: installed, its service left stopped"
 done <<END
 $servers
