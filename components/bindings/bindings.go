@@ -59,7 +59,8 @@ const (
 // Request asks for an operation.
 type Request struct {
 	Operation string
-	// Data is not changed, and not kept after Invoke has returned.
+	// Data is changed by nobody, neither by the component nor, once Invoke has it, by the caller: a client library may go on
+	// reading it after Invoke has returned, as net/http does when the answer comes before the request has been sent.
 	Data []byte
 	// Metadata are the parameters, never nil.
 	Metadata map[string]string

@@ -118,7 +118,7 @@ func open(ctx context.Context, inst components.Instance, options Connection, l *
 	if inst.Log == nil {
 		inst.Log = slog.New(slog.DiscardHandler)
 	}
-	config, err := options.poolConfig(iam)
+	config, err := options.PoolConfig(ctx, iam)
 	if err != nil {
 		return nil, err
 	}

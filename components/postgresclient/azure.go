@@ -1,4 +1,4 @@
-package postgresql
+package postgresclient
 
 import (
 	"context"
@@ -20,6 +20,9 @@ type Azure struct {
 	TenantID     string `name:"azureTenantId" help:"tenant of the client"`
 	ClientID     string `name:"azureClientId" help:"the client, or the user-assigned managed identity"`
 	ClientSecret string `name:"azureClientSecret" secret:"true" help:"secret of the client; without it workload identity or the managed identity is used"`
+	Certificate  string `name:"azureCertificate" secret:"true" help:"certificate of the client with its RSA key: PEM, or PKCS #12 in base64"`
+	CertFile     string `name:"azureCertificateFile" help:"file with the certificate of the client and its RSA key, PEM or PKCS #12"`
+	CertPassword string `name:"azureCertificatePassword" secret:"true" help:"password of the certificate, if it is PKCS #12"`
 	Environment  string `name:"azureEnvironment" default:"AzurePublicCloud" allowed:"AzurePublicCloud,AzureChinaCloud,AzureUSGovernmentCloud" help:"the Azure cloud"`
 }
 
@@ -43,15 +46,19 @@ func (a Azure) cloud() azureCloud {
 	}
 }
 
-// tokens returns the function that fetches a token for each new connection: with a client secret, with the token of a
-// Kubernetes workload, or as the machine's managed identity.
+// tokens returns the function that fetches a token for each new connection: with a client secret, with a certificate, with the
+// token of a Kubernetes workload, or as the machine's managed identity.
 func (a Azure) tokens(env func(string) string) (func(context.Context) (string, error), error) {
 	if a.ClientSecret != "" && (a.TenantID == "" || a.ClientID == "") {
 		return nil, errors.New(`metadata property "azureClientSecret" needs "azureTenantId" and "azureClientId" as well`)
 	}
+	client, err := a.certificate()
+	if err != nil {
+		return nil, err
+	}
 	cloud := a.cloud()
 	return func(ctx context.Context) (string, error) {
-		req, err := a.request(ctx, cloud, env)
+		req, err := a.request(ctx, cloud, client, env)
 		if err != nil {
 			return "", err
 		}
@@ -59,18 +66,29 @@ func (a Azure) tokens(env func(string) string) (func(context.Context) (string, e
 	}, nil
 }
 
-func (a Azure) request(ctx context.Context, cloud azureCloud, env func(string) string) (*http.Request, error) {
+// jwtBearer says that an assertion is a JWT (RFC 7523).
+const jwtBearer = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
+
+func (a Azure) request(ctx context.Context, cloud azureCloud, certificate *azureCertificate, env func(string) string) (*http.Request, error) {
 	form := url.Values{"grant_type": {"client_credentials"}, "scope": {cloud.resource + "/.default"}}
 	tenant, client := a.TenantID, a.ClientID
+	address := func() string { return cloud.login + "/" + url.PathEscape(tenant) + "/oauth2/v2.0/token" }
 	switch file := env("AZURE_FEDERATED_TOKEN_FILE"); {
 	case a.ClientSecret != "":
 		form.Set("client_secret", a.ClientSecret)
+	case certificate != nil:
+		assertion, err := certificate.assertion(client, address(), time.Now())
+		if err != nil {
+			return nil, err
+		}
+		form.Set("client_assertion_type", jwtBearer)
+		form.Set("client_assertion", assertion)
 	case file != "":
 		assertion, err := os.ReadFile(file)
 		if err != nil {
 			return nil, fmt.Errorf("cannot read the token of the workload (AZURE_FEDERATED_TOKEN_FILE): %w", err)
 		}
-		form.Set("client_assertion_type", "urn:ietf:params:oauth:client-assertion-type:jwt-bearer")
+		form.Set("client_assertion_type", jwtBearer)
 		form.Set("client_assertion", string(assertion))
 		if tenant == "" {
 			tenant = env("AZURE_TENANT_ID")
@@ -90,7 +108,7 @@ func (a Azure) request(ctx context.Context, cloud azureCloud, env func(string) s
 		return req, err
 	}
 	form.Set("client_id", client)
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, cloud.login+"/"+url.PathEscape(tenant)+"/oauth2/v2.0/token", strings.NewReader(form.Encode()))
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, address(), strings.NewReader(form.Encode()))
 	if err == nil {
 		req.Header.Set("Content-Type", "application/x-www-form-urlencoded")
 	}

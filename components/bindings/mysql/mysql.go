@@ -1,0 +1,279 @@
+// Package mysql is the output binding that runs SQL statements on a MySQL or MariaDB database (Dapr API, bindings.mysql).
+package mysql
+
+import (
+	"bytes"
+	"context"
+	"database/sql"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/go-sql-driver/mysql"
+	"github.com/jonboulle/clockwork"
+	"outrigger.dev/components"
+	"outrigger.dev/components/bindings"
+	"outrigger.dev/components/mysqlclient"
+)
+
+// The operations.
+const (
+	execOperation  = "exec"
+	queryOperation = "query"
+	closeOperation = "close"
+)
+
+// Bounds: of connecting, and of a statement whose caller has no bound of its own.
+const (
+	connectTimeout   = 20 * time.Second
+	statementTimeout = 5 * time.Minute
+)
+
+// Options are the metadata properties of the component.
+type Options struct {
+	URL             string        `name:"url" required:"true" secret:"true" help:"data source name, such as user:password@tcp(localhost:3306)/database?parseTime=true"`
+	MaxIdleConns    *int          `name:"maxIdleConns" help:"most connections that are kept unused; 0 or less keeps none; the driver's default is 2"`
+	MaxOpenConns    int           `name:"maxOpenConns" help:"most connections; 0 or less sets no limit"`
+	ConnMaxLifetime time.Duration `name:"connMaxLifetime" help:"age at which a connection is closed; 0 is none"`
+	ConnMaxIdleTime time.Duration `name:"connMaxIdleTime" help:"time after which an unused connection is closed; 0 is none"`
+
+	mysqlclient.TLS
+}
+
+// Register adds the component type to r.
+func Register(r *components.Registry) {
+	bindings.Register(r, components.Info{
+		Name: "mysql", Version: "v1", Status: components.Alpha,
+		Description: "Runs SQL statements on a MySQL or MariaDB database.",
+	}, func(ctx context.Context, inst components.Instance, options Options) (bindings.Binding, error) {
+		return Open(ctx, inst, options)
+	})
+}
+
+var _ bindings.Output = (*Binding)(nil)
+
+// Binding is a pool of connections to one database.
+type Binding struct {
+	db     *sql.DB
+	server string
+	clock  clockwork.Clock
+}
+
+// Open connects to the server.
+func Open(ctx context.Context, inst components.Instance, options Options) (*Binding, error) {
+	if inst.Clock == nil {
+		inst.Clock = clockwork.NewRealClock()
+	}
+	if inst.Log == nil {
+		inst.Log = slog.New(slog.DiscardHandler)
+	}
+	config, err := mysqlclient.Config("url", options.URL, options.TLS, connectTimeout, inst.Log)
+	if err != nil {
+		return nil, err
+	}
+	connector, err := mysql.NewConnector(config)
+	if err != nil {
+		return nil, fmt.Errorf("metadata property \"url\": %w", err)
+	}
+	b := &Binding{db: sql.OpenDB(connector), clock: inst.Clock, server: fmt.Sprintf("MySQL server %s, database %q", config.Addr, config.DBName)}
+	if options.MaxIdleConns != nil {
+		b.db.SetMaxIdleConns(*options.MaxIdleConns)
+	}
+	b.db.SetMaxOpenConns(options.MaxOpenConns)
+	b.db.SetConnMaxLifetime(options.ConnMaxLifetime)
+	b.db.SetConnMaxIdleTime(options.ConnMaxIdleTime)
+	ctx, cancel := context.WithTimeout(ctx, connectTimeout)
+	defer cancel()
+	if err := b.db.PingContext(ctx); err != nil {
+		_ = b.db.Close()
+		return nil, fmt.Errorf("%s: cannot connect: %w; check that the server runs and can be reached from here, and that user, password, host and database in the metadata property \"url\" are right", b.server, err)
+	}
+	return b, nil
+}
+
+// Close closes the connections; running statements fail.
+func (b *Binding) Close() error { return b.db.Close() }
+
+// Operations are exec, query and close.
+func (b *Binding) Operations() []string {
+	return []string{execOperation, queryOperation, closeOperation}
+}
+
+// Invoke runs the statement of metadata "sql" with the parameters of metadata "params", a JSON array. exec tells
+// "rows-affected" in the response's metadata; query returns the rows as a JSON array of objects. The operation close closes
+// the binding for good.
+func (b *Binding) Invoke(ctx context.Context, req bindings.Request) (*bindings.Response, error) {
+	switch req.Operation {
+	case closeOperation:
+		return nil, b.Close()
+	case execOperation, queryOperation:
+	default:
+		return nil, fmt.Errorf("operation %q is not one of exec, query and close", req.Operation)
+	}
+	statement := req.Metadata["sql"]
+	if statement == "" {
+		return nil, &bindings.ParameterError{Name: "sql", Remedy: "give the statement to run"}
+	}
+	params, err := parseParams(req.Metadata["params"])
+	if err != nil {
+		return nil, err
+	}
+	if _, bounded := ctx.Deadline(); !bounded {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, statementTimeout)
+		defer cancel()
+	}
+	start := b.clock.Now()
+	resp := &bindings.Response{}
+	affected := int64(-1)
+	if req.Operation == queryOperation {
+		resp.Data, err = b.query(ctx, statement, params)
+	} else {
+		affected, err = b.exec(ctx, statement, params)
+	}
+	if err != nil {
+		return nil, b.explain(err)
+	}
+	resp.Metadata = bindings.Timing(req.Operation, start, b.clock.Now())
+	resp.Metadata["sql"] = statement
+	if affected >= 0 {
+		resp.Metadata["rows-affected"] = strconv.FormatInt(affected, 10)
+	}
+	return resp, nil
+}
+
+// parseParams reads the parameters of a statement. Whole numbers keep all their digits; arrays and objects are JSON texts.
+func parseParams(text string) ([]any, error) {
+	if strings.TrimSpace(text) == "" {
+		return nil, nil
+	}
+	bad := func(why string) ([]any, error) {
+		return nil, &bindings.ParameterError{Name: "params", Value: text, Remedy: "give a JSON array such as [1, \"two\", null]: " + why}
+	}
+	d := json.NewDecoder(strings.NewReader(text))
+	d.UseNumber()
+	var params []any
+	if err := d.Decode(&params); err != nil {
+		return bad(err.Error())
+	}
+	if _, err := d.Token(); err != io.EOF {
+		return bad("there is something behind it")
+	}
+	for i, p := range params {
+		switch v := p.(type) {
+		case json.Number:
+			if n, err := v.Int64(); err == nil {
+				params[i] = n
+			} else if u, err := strconv.ParseUint(v.String(), 10, 64); err == nil {
+				params[i] = u
+			} else if f, err := v.Float64(); err == nil {
+				params[i] = f
+			} else {
+				return bad("the number " + v.String() + " is out of range; give it as a text")
+			}
+		case map[string]any, []any:
+			nested, err := json.Marshal(v)
+			if err != nil {
+				return bad(err.Error())
+			}
+			params[i] = string(nested)
+		}
+	}
+	return params, nil
+}
+
+func (b *Binding) exec(ctx context.Context, statement string, params []any) (affected int64, err error) {
+	result, err := b.db.ExecContext(ctx, statement, params...)
+	if err != nil {
+		return 0, err
+	}
+	return result.RowsAffected()
+}
+
+// query returns the rows as JSON. Their columns keep the order that the statement gives them.
+func (b *Binding) query(ctx context.Context, statement string, params []any) ([]byte, error) {
+	rows, err := b.db.QueryContext(ctx, statement, params...)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	columns, err := rows.ColumnTypes()
+	if err != nil {
+		return nil, err
+	}
+	names := make([][]byte, len(columns))
+	values, places := make([]any, len(columns)), make([]any, len(columns))
+	for i, c := range columns {
+		places[i] = &values[i]
+		if names[i], err = json.Marshal(c.Name()); err != nil {
+			return nil, err
+		}
+	}
+	var out bytes.Buffer
+	out.WriteByte('[')
+	for n := 0; rows.Next(); n++ {
+		if err := rows.Scan(places...); err != nil {
+			return nil, err
+		}
+		if n > 0 {
+			out.WriteByte(',')
+		}
+		out.WriteByte('{')
+		for i, c := range columns {
+			if i > 0 {
+				out.WriteByte(',')
+			}
+			out.Write(names[i])
+			out.WriteByte(':')
+			value, err := json.Marshal(jsonable(c.DatabaseTypeName(), values[i]))
+			if err != nil {
+				return nil, fmt.Errorf("row %d, column %q: %w", n+1, c.Name(), err)
+			}
+			out.Write(value)
+		}
+		out.WriteByte('}')
+		if err := bindings.CheckResult(out.Len()); err != nil {
+			return nil, err
+		}
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	out.WriteByte(']')
+	return out.Bytes(), nil
+}
+
+// jsonable is a column's value as it stands in the JSON of a response: numbers, texts and times as they are, decimals as
+// texts with all their digits, and the bytes of binary columns in base64.
+func jsonable(columnType string, value any) any {
+	b, ok := value.([]byte)
+	if !ok {
+		return value
+	}
+	switch strings.TrimPrefix(columnType, "UNSIGNED ") {
+	case "BINARY", "VARBINARY", "TINYBLOB", "BLOB", "MEDIUMBLOB", "LONGBLOB", "BIT", "GEOMETRY", "VECTOR":
+		return b
+	case "TINYINT", "SMALLINT", "MEDIUMINT", "INT", "BIGINT", "YEAR", "FLOAT", "DOUBLE":
+		if json.Valid(b) { // without the leading zeros of ZEROFILL
+			return json.RawMessage(b)
+		}
+	}
+	return string(b)
+}
+
+// explain adds the server's name and, where there is one, a remedy.
+func (b *Binding) explain(err error) error {
+	var server *mysql.MySQLError
+	switch {
+	case errors.As(err, &server):
+		return err // of the statement
+	case strings.Contains(err.Error(), "database is closed"):
+		return errors.New("the MySQL binding is closed: the operation close was invoked, or the sidecar is shutting down; restart the sidecar to use it again")
+	}
+	return fmt.Errorf("%s: %w", b.server, err)
+}
