@@ -103,6 +103,7 @@ func launchKafka(dir string, o options) (*kafkaNode, error) {
 	// Few threads and a compiler that is done early: a broker for tests is young all its life.
 	command := []string{
 		"-Xms64m", "-Xmx256m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Xshare:auto",
+		"-XX:-UsePerfData", "-XX:SharedArchiveFile=" + filepath.Join(jars, "broker.jsa"), // ignored where it is missing or does not fit
 		"-Dorg.slf4j.simpleLogger.defaultLogLevel=warn", "-cp", filepath.Join(jars, "*"),
 	}
 	data := filepath.Join(dir, "data")

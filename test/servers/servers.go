@@ -33,7 +33,7 @@ import (
 // Limits within which a server must answer after it was started, and must be
 // gone after it was told to stop.
 const (
-	startLimit = 30 * time.Second
+	startLimit = 2 * time.Minute
 	stopLimit  = 30 * time.Second
 )
 
