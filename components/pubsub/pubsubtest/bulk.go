@@ -101,3 +101,30 @@ func bulkRejected(t *testing.T, w *world) {
 		}
 	}
 }
+
+// bulkNoVerdict: the entries of a bulk whose handler was cancelled are delivered again to the next consumer.
+func bulkNoVerdict(t *testing.T, w *world) {
+	b := w.open(w.app)
+	bulk := bulkSkip[pubsub.BulkSubscriber](t, b)
+	topic, pub := w.topic(), w.publisher()
+	never := newGate(t)
+	ids := w.ids(30)
+	in, _ := w.subscribeBulk(bulk, topic, 10, func(ctx context.Context, id string, _ int) error {
+		if id == ids[0] {
+			return never.wait(ctx)
+		}
+		return nil
+	})
+	w.ready(pub, topic, in)
+	w.publish(pub, topic, ids[0])
+	waitFor(t, within, func() string { return "the handler" }, func() bool { return in.times(ids[0]) > 0 })
+	w.publish(pub, topic, ids[1:]...)
+	if err := closeWithin(t, "Broker.Close", b.Close); err != nil {
+		t.Errorf("Close: %v", err)
+	}
+	next, _ := w.subscribeBulk(bulkSkip[pubsub.BulkSubscriber](t, w.open(w.app)), topic, 10, accept)
+	expectAll(t, w.cfg.Redelivers+within, ids, in, next)
+	if next.finished(ids[0]) == 0 {
+		t.Errorf("the entry without a verdict did not come again")
+	}
+}

@@ -95,11 +95,17 @@ func largeMessage(t *testing.T, w *world) {
 	topic, pub := w.topic(), w.publisher()
 	in, got := w.collect(w.open(w.app), topic)
 	w.ready(pub, topic, in)
-	data := make([]byte, w.cfg.LargestMessage)
-	random := rand.New(rand.NewPCG(1, 2)) // the content only has to be irregular
-	for i := range data {
-		data[i] = byte('a' + random.IntN(26))
+	// The content only has to be irregular: random letters, in blocks that begin with their number.
+	block := make([]byte, 4<<10)
+	random := rand.New(rand.NewPCG(1, 2))
+	for i := range block {
+		block[i] = byte('a' + random.IntN(26))
 	}
+	data := make([]byte, 0, w.cfg.LargestMessage+len(block))
+	for n := 0; len(data) < w.cfg.LargestMessage; n++ {
+		data = append(fmt.Appendf(data, "%d ", n), block...)
+	}
+	data = data[:w.cfg.LargestMessage]
 	if err := pub.Publish(bounded(t), pubsub.PublishRequest{Topic: topic, Data: data}); err != nil {
 		t.Fatalf("Publish of %d bytes: %v", len(data), err)
 	}
@@ -166,10 +172,43 @@ func order(t *testing.T, w *world) {
 	}
 }
 
+// orderPerKey: the messages of each partition key keep their order, although those of other keys come between them.
+func orderPerKey(t *testing.T, w *world) {
+	topic, pub := w.topic(), w.publisher()
+	in, _ := w.subscribe(w.open(w.app), topic, accept)
+	w.ready(pub, topic, in)
+	ids := w.ids(min(w.cfg.Messages, 500))
+	const keys = 7
+	key := make(map[string]int, len(ids))
+	for n, id := range ids {
+		key[id] = n * n % keys // irregular
+		req := pubsub.PublishRequest{Topic: topic, Data: encode(id, ""), Metadata: map[string]string{"partitionKey": fmt.Sprintf("key %d", key[id])}}
+		if err := pub.Publish(bounded(t), req); err != nil {
+			t.Fatalf("Publish: %v", err)
+		}
+	}
+	w.expectOnce(ids, in)
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	place := make(map[string]int, len(ids)) // where an id came first
+	for n, id := range in.order {
+		if _, again := place[id]; !again {
+			place[id] = n
+		}
+	}
+	var last [keys]string
+	for _, id := range ids {
+		if before := last[key[id]]; before != "" && place[id] < place[before] {
+			t.Errorf("message %s came before message %s, which has the same key and was published earlier", id, before)
+		}
+		last[key[id]] = id
+	}
+}
+
 // many: thousands of messages, published side by side, and none is lost.
 func many(t *testing.T, w *world) {
 	topic, pub := w.topic(), w.publisher()
-	in, _ := w.subscribe(w.open(w.app), topic, accept)
+	in, sub := w.subscribe(w.open(w.app), topic, accept)
 	w.ready(pub, topic, in)
 	ids := w.ids(w.cfg.Messages)
 	began := time.Now()
@@ -177,6 +216,11 @@ func many(t *testing.T, w *world) {
 	published := time.Since(began)
 	w.expectOnce(ids, in)
 	t.Logf("%d messages published in %v, all handled after %v", len(ids), published.Round(time.Millisecond), time.Since(began).Round(time.Millisecond))
+	// What was on its way twice has come when the subscription is closed.
+	if err := closeWithin(t, "Subscription.Close", sub.Close); err != nil {
+		t.Errorf("Subscription.Close: %v", err)
+	}
+	w.expectOnce(ids, in)
 }
 
 // gate holds handlers until it is opened.
