@@ -167,7 +167,8 @@ func (c *Client) retryDelay(attempts int, _ rueidis.Completed, _ error) time.Dur
 }
 
 // RetryUnsent runs a command that must not be repeated blindly, such as a write: it runs f again, with the waits and as
-// often as the metadata says, while the connection could not even be made, so that nothing was sent.
+// often as the metadata says, while nothing was done: the connection could not even be made, or the server is loading its data
+// and refuses all commands.
 func (c *Client) RetryUnsent(ctx context.Context, f func() error) error {
 	for attempt := 1; ; attempt++ {
 		err := f()
@@ -188,8 +189,11 @@ func (c *Client) RetryUnsent(ctx context.Context, f func() error) error {
 	}
 }
 
-// unsent reports whether the error is one of dialling.
+// unsent reports whether the error is one of dialling, or of a server that does nothing yet.
 func unsent(err error) bool {
+	if refused, ok := rueidis.IsRedisErr(err); ok {
+		return refused.IsLoading()
+	}
 	var op *net.OpError
 	return errors.As(err, &op) && op.Op == "dial"
 }
