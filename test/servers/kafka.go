@@ -94,6 +94,11 @@ func kafkaJars() (dir, jar string, ok bool) {
 	return filepath.Dir(jar), jar, true
 }
 
+func exists(path string) bool {
+	_, err := os.Stat(path)
+	return err == nil
+}
+
 func launchKafka(dir string, o options) (*kafkaNode, error) {
 	java, err := exec.LookPath("java")
 	jars, jar, ok := kafkaJars()
@@ -103,8 +108,10 @@ func launchKafka(dir string, o options) (*kafkaNode, error) {
 	// Few threads and a compiler that is done early: a broker for tests is young all its life.
 	command := []string{
 		"-Xms64m", "-Xmx256m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Xshare:auto",
-		"-XX:-UsePerfData", "-XX:SharedArchiveFile=" + filepath.Join(jars, "broker.jsa"), // ignored where it is missing or does not fit
-		"-Dorg.slf4j.simpleLogger.defaultLogLevel=warn", "-cp", filepath.Join(jars, "*"),
+		"-XX:-UsePerfData", "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn", "-cp", filepath.Join(jars, "*"),
+	}
+	if archive := filepath.Join(jars, "broker.jsa"); exists(archive) { // made by kafka.sh
+		command = append([]string{"-XX:SharedArchiveFile=" + archive}, command...)
 	}
 	data := filepath.Join(dir, "data")
 	if err := kafkaData(java, jar, command, data); err != nil {

@@ -53,7 +53,7 @@ func TestKafkaKeepsData(t *testing.T) {
 			})
 			measured(t, "start again", func() bool { s.Start(); return true })
 			fetches := kafkaClient(t, false, s.Addr, kgo.ConsumeResetOffset(kgo.NewOffset().AtStart())).PollFetches(within(t))
-			if got := fmt.Sprintf("%s", fetches.Records()[0].Value); got != "v" || fetches.Err() != nil {
+			if got := string(fetches.Records()[0].Value); got != "v" || fetches.Err() != nil {
 				t.Errorf("record %s, %v, want v", got, fetches.Err())
 			}
 		})
