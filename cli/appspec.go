@@ -35,6 +35,8 @@ type appSpec struct {
 	// dir is the working directory of app and sidecar; empty is that of this process.
 	dir        string
 	runtimeDir string
+	// broker is the component that points at the local broker, nil without one. check finds it.
+	broker *brokerComponent
 }
 
 // The ports of the control plane on this machine (Dapr CLI, run).
@@ -87,7 +89,7 @@ func (a *appSpec) check(ctx context.Context) error {
 			return fmt.Errorf("error validating resources path %q: %w; correct the path, or make the directory", dir, err)
 		}
 	}
-	_, problems, err := resource.Load(ctx, resource.Options{Dirs: dirs, AppID: a.appID})
+	loaded, problems, err := resource.Load(ctx, resource.Options{Dirs: dirs, AppID: a.appID})
 	if err != nil {
 		return fmt.Errorf("error validating components in resources path %q: %w", a.resources, err)
 	}
@@ -96,6 +98,7 @@ func (a *appSpec) check(ctx context.Context) error {
 			return fmt.Errorf("error validating components in resources path %q: %s", a.resources, p)
 		}
 	}
+	a.broker = localBroker(loaded.Components, a.runtimeDir)
 	return nil
 }
 

@@ -4,6 +4,8 @@ package cli
 
 import (
 	"bytes"
+	"context"
+	"encoding/json"
 	"fmt"
 	"io"
 	"net/http"
@@ -17,6 +19,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"outrigger.dev/local"
 )
 
 // appVariable makes the test program behave as an app of a kind.
@@ -96,6 +100,52 @@ func testApp(kind string) int {
 		<-term
 		fmt.Println("app was asked to end")
 		return 0
+	case "publish": // publishes what its arguments say to the topic orders
+		for _, text := range os.Args[1:] {
+			resp, err := http.Post("http://127.0.0.1:"+os.Getenv("DAPR_HTTP_PORT")+"/v1.0/publish/pubsub/orders", "text/plain", strings.NewReader(text))
+			if err != nil || resp.StatusCode != http.StatusNoContent {
+				fmt.Println("publishing:", resp, err)
+				return 1
+			}
+		}
+		fmt.Println("published all")
+		return 0
+	case "stream": // publishes m1, m2, ... to the topic orders until it is asked to end, and prints which were acknowledged
+		for n := 1; ; n++ {
+			select {
+			case <-term:
+				fmt.Println("stream ended")
+				return 0
+			default:
+			}
+			text := fmt.Sprintf("m%d", n)
+			resp, err := http.Post("http://127.0.0.1:"+os.Getenv("DAPR_HTTP_PORT")+"/v1.0/publish/pubsub/orders", "text/plain", strings.NewReader(text))
+			if err != nil {
+				fmt.Println("publishing:", err)
+				continue
+			}
+			_ = resp.Body.Close()
+			if resp.StatusCode == http.StatusNoContent {
+				fmt.Printf("acknowledged %s\n", text)
+			}
+		}
+	case "subscribe": // prints what comes on the topic orders
+		go func() {
+			_ = http.ListenAndServe("127.0.0.1:"+os.Getenv("APP_PORT"), http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				if r.URL.Path == "/dapr/subscribe" {
+					fmt.Fprint(w, `[{"pubsubname":"pubsub","topic":"orders","route":"/orders"}]`)
+					return
+				}
+				var event struct {
+					Data any `json:"data"`
+				}
+				if json.NewDecoder(r.Body).Decode(&event) == nil {
+					fmt.Printf("got %v\n", event.Data)
+				}
+			}))
+		}()
+		<-term
+		return 0
 	case "wait":
 		<-term
 		fmt.Println("app was asked to end")
@@ -161,6 +211,11 @@ func dapr(t *testing.T, home, app string, args ...string) *program {
 		_ = p.Wait()
 		close(p.done)
 	}()
+	t.Cleanup(func() { // after the command, which is ended below
+		if _, err := local.Stop(context.Background(), localDir(filepath.Join(home, ".dapr"))); err != nil {
+			t.Error(err)
+		}
+	})
 	t.Cleanup(func() {
 		_ = p.Process.Signal(syscall.SIGTERM)
 		select {

@@ -29,9 +29,9 @@ func TestRunOnBareMachine(t *testing.T) {
 	t.Parallel()
 	home := t.TempDir()
 	p := dapr(t, home, "state", "run", "--", self(t))
-	p.exit(0, "Starting Dapr with id ", `read back "kept" <nil>`, "Component loaded: statestore (state.sqlite/v1)", "Initialized name resolution to sqlite",
+	p.exit(0, "Starting Dapr with id ", `read back "kept" <nil>`, "Component loaded: statestore (state.sqlite/v1)", "Component loaded: pubsub (pubsub.jetstream/v1)", "Initialized name resolution to sqlite",
 		"Daprd shutdown gracefully", "Exited Dapr successfully", "Exited App successfully")
-	for _, file := range []string{"components/statestore.yaml", "config.yaml", "data/state.db", "data/nameresolution.db"} {
+	for _, file := range []string{"components/statestore.yaml", "components/pubsub.yaml", "config.yaml", "data/state.db", "data/nameresolution.db"} {
 		if _, err := os.Stat(filepath.Join(home, ".dapr", file)); err != nil {
 			t.Error(err)
 		}

@@ -118,6 +118,11 @@ func (c *command) prepare(ctx context.Context, f *runFlags) (daprd string, err e
 		}
 		a.resources = []string{componentsDir(a.runtimeDir)}
 	}
+	for _, dir := range a.resources {
+		if err = namedComponents(a.runtimeDir, a.path(dir)); err != nil {
+			return "", err
+		}
+	}
 	if a.config == "" {
 		if err = defaultConfiguration(a.runtimeDir); err != nil {
 			return "", err
@@ -135,7 +140,10 @@ func (c *command) prepare(ctx context.Context, f *runFlags) (daprd string, err e
 	if err = a.check(ctx); err != nil {
 		return "", err
 	}
-	return daprd, a.choosePorts(running)
+	if err = a.choosePorts(running); err != nil {
+		return "", err
+	}
+	return daprd, c.startBroker(ctx, a)
 }
 
 // runOne runs one app with its sidecar until either ends or a signal comes (Dapr CLI, run: lifecycle).

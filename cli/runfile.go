@@ -178,7 +178,7 @@ func (noAppsError) Error() string { return "No apps to run" }
 // runtimePath is that of the command line. It makes the defaults of runtime directories that apps need.
 func (r *runFile) plan(base, runtimePath string) ([]*plannedApp, error) {
 	common := r.Common
-	if err := common.resolve(base); err != nil {
+	if err := common.resolve(base, runtimePath); err != nil {
 		return nil, err
 	}
 	var planned []*plannedApp
@@ -216,7 +216,10 @@ func (a *runApp) plan(common *sharedKeys, base, runtimePath string) (*plannedApp
 		return nil, fmt.Errorf("invalid containerImagePullPolicy: %s, allowed values: Always, Never, IfNotPresent", a.ContainerImagePull)
 	}
 	own := a.sharedKeys
-	if err := own.resolve(dir); err != nil {
+	if common.RuntimePath != "" {
+		runtimePath = common.RuntimePath
+	}
+	if err := own.resolve(dir, runtimePath); err != nil {
 		return nil, err
 	}
 	resources, config := own.resources(), own.ConfigFilePath
@@ -303,24 +306,46 @@ func (k *sharedKeys) resources() []string {
 	return append(append([]string(nil), k.ResourcesPaths...), k.ResourcesPath)
 }
 
-// resolve makes the paths absolute, which have to exist.
-func (k *sharedKeys) resolve(base string) error {
+// resolve makes the paths absolute, which have to exist; the directory of default components is made where it is named.
+// runtimePath is that of the level above.
+func (k *sharedKeys) resolve(base, runtimePath string) error {
 	paths := append([]string(nil), k.ResourcesPaths...)
-	targets := []*string{&k.ResourcesPath, &k.ConfigFilePath, &k.RuntimePath}
+	resources := []*string{&k.ResourcesPath}
 	for i := range paths {
-		targets = append(targets, &paths[i])
+		resources = append(resources, &paths[i])
 	}
-	for _, t := range targets {
+	k.ResourcesPaths = paths
+	all := append([]*string{&k.RuntimePath, &k.ConfigFilePath}, resources...)
+	for _, t := range all {
 		if *t == "" {
 			continue
 		}
-		path, err := existing(base, *t)
+		path, err := located(base, *t)
 		if err != nil {
 			return err
 		}
 		*t = path
 	}
-	k.ResourcesPaths = paths
+	if k.RuntimePath != "" {
+		runtimePath = k.RuntimePath
+	}
+	dir, err := runtimeDir(runtimePath)
+	if err != nil {
+		return err
+	}
+	for _, t := range resources {
+		if err := namedComponents(dir, *t); err != nil {
+			return err
+		}
+	}
+	for _, t := range all {
+		if *t == "" {
+			continue
+		}
+		if err := mustExist(*t); err != nil {
+			return err
+		}
+	}
 	return nil
 }
 
@@ -349,6 +374,15 @@ func (k *sharedKeys) inherit(common *sharedKeys) {
 
 // existing is the absolute path of something that exists, relative to base or to the home directory.
 func existing(base, path string) (string, error) {
+	path, err := located(base, path)
+	if err != nil {
+		return "", err
+	}
+	return path, mustExist(path)
+}
+
+// located is the absolute path of something, relative to base or to the home directory.
+func located(base, path string) (string, error) {
 	if rest, ok := strings.CutPrefix(path, "~/"); ok && runtime.GOOS != "windows" {
 		home, err := os.UserHomeDir()
 		if err != nil {
@@ -359,14 +393,14 @@ func existing(base, path string) (string, error) {
 	if !filepath.IsAbs(path) {
 		path = filepath.Join(base, path)
 	}
-	path, err := filepath.Abs(path)
-	if err != nil {
-		return "", err
-	}
+	return filepath.Abs(path)
+}
+
+func mustExist(path string) error {
 	if _, err := os.Stat(path); err != nil {
-		return "", fmt.Errorf("error in getting the file info for %s: %w", path, err)
+		return fmt.Errorf("error in getting the file info for %s: %w", path, err)
 	}
-	return path, nil
+	return nil
 }
 
 func exists(path string) bool {

@@ -10,6 +10,8 @@ import (
 	"runtime"
 	"strconv"
 	"strings"
+
+	"outrigger.dev/local"
 )
 
 // absolute joins the parts to an absolute path.
@@ -61,7 +63,8 @@ func prepareData(runtimeDir string) error {
 	return nil
 }
 
-// defaultComponents writes the state store that apps find when nothing was set up, unless there is a components directory.
+// defaultComponents writes the state store and the broker that apps find when nothing was set up, unless there is a components
+// directory.
 func defaultComponents(runtimeDir string) error {
 	dir := componentsDir(runtimeDir)
 	if _, err := os.Stat(dir); !errors.Is(err, fs.ErrNotExist) {
@@ -92,6 +95,13 @@ spec:
 	if err := os.WriteFile(filepath.Join(aside, "statestore.yaml"), []byte(text), 0o644); err != nil {
 		return err
 	}
+	port, err := local.ReservePort(localDir(runtimeDir))
+	if err != nil {
+		return err
+	}
+	if err := os.WriteFile(filepath.Join(aside, "pubsub.yaml"), []byte(defaultBroker(port)), 0o644); err != nil {
+		return err
+	}
 	if err := os.Chmod(aside, 0o755); err != nil {
 		return err
 	}
@@ -102,6 +112,32 @@ spec:
 		return err
 	}
 	return nil
+}
+
+// namedComponents makes the default components when somebody names their directory, which is not there yet, as a path of resources.
+func namedComponents(runtimeDir, path string) error {
+	if path == "" {
+		return nil
+	}
+	path, err := filepath.Abs(path)
+	if err != nil || filepath.Base(path) != filepath.Base(componentsDir(runtimeDir)) {
+		return err
+	}
+	if parent := filepath.Dir(path); parent != runtimeDir {
+		// Maybe by another way, through a link.
+		named, err := os.Stat(parent)
+		if err != nil {
+			return nil // it is not there, and whoever reads it says so
+		}
+		own, err := os.Stat(runtimeDir)
+		if err != nil || !os.SameFile(named, own) {
+			return nil
+		}
+	}
+	if err := prepareData(runtimeDir); err != nil {
+		return err
+	}
+	return defaultComponents(runtimeDir)
 }
 
 // defaultConfiguration writes the configuration that sidecars get when none is given, unless there is one.

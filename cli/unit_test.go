@@ -265,6 +265,46 @@ apps:
 	}
 }
 
+func TestNamedComponents(t *testing.T) {
+	for _, tt := range []struct {
+		name string
+		path func(home string) string
+		want bool
+	}{
+		{"nothing", func(string) string { return "" }, false},
+		{"default", func(home string) string { return filepath.Join(home, ".dapr", "components") }, true},
+		{"unclean", func(home string) string { return home + "/x/.././.dapr//components/" }, true},
+		{"through a link", func(home string) string {
+			if err := os.MkdirAll(filepath.Join(home, ".dapr"), 0o700); err != nil {
+				t.Fatal(err)
+			}
+			if err := os.Symlink(home, home+"-link"); err != nil {
+				t.Skip(err)
+			}
+			return filepath.Join(home+"-link", ".dapr", "components")
+		}, true},
+		{"below", func(home string) string { return filepath.Join(home, ".dapr", "components", "more") }, false},
+		{"elsewhere", func(home string) string { return filepath.Join(home, "components") }, false},
+		{"nowhere", func(home string) string { return filepath.Join(home, "none", "components") }, false},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			home := filepath.Join(t.TempDir(), "home")
+			dir := filepath.Join(home, ".dapr")
+			if err := os.Mkdir(home, 0o700); err != nil {
+				t.Fatal(err)
+			}
+			if err := namedComponents(dir, tt.path(home)); err != nil {
+				t.Fatal(err)
+			}
+			for _, file := range []string{"statestore.yaml", "pubsub.yaml"} {
+				if got := exists(filepath.Join(componentsDir(dir), file)); got != tt.want {
+					t.Errorf("%s is there: %v, want %v", file, got, tt.want)
+				}
+			}
+		})
+	}
+}
+
 func TestRefusedRunFiles(t *testing.T) {
 	base := t.TempDir()
 	for _, tt := range []struct{ text, want string }{
