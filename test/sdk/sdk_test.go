@@ -32,7 +32,7 @@ func TestGo(t *testing.T) {
 func TestJavaScript(t *testing.T) {
 	t.Parallel()
 	node := installJavaScript(t)
-	runSuite(t, "js", newCommand(t, suiteLimit, suiteDir(t, "js"), node, "--test", "--test-force-exit", "--test-timeout=30000", "--test-reporter=spec"))
+	runSuite(t, "js", newCommand(t, suiteLimit, suiteDir(t, "js"), node, "--test", "--test-force-exit", "--test-concurrency=4", "--test-timeout=60000", "--test-reporter=spec"))
 }
 
 func TestPython(t *testing.T) {

@@ -31,14 +31,17 @@ const (
 //	caller     has no app; the suite calls all APIs through it
 //	httpApp    its app, which the suite hosts, speaks HTTP
 //	grpcApp    its app, which the suite hosts, speaks gRPC
+//	events...  have apps which the suite hosts, and which get events over HTTP and gRPC
 //	doomed...  are there to be shut down by the suite
 type set struct {
-	caller, httpApp, grpcApp, doomedHTTP, doomedGRPC *sidecar
+	caller, httpApp, grpcApp, eventsHTTP, eventsGRPC, doomedHTTP, doomedGRPC *sidecar
+
+	redis string // the address of the server behind the component redis, if there is one
 }
 
 // sidecar is one daprd process.
 type sidecar struct {
-	id, role, log             string
+	id, role, protocol, log   string
 	http, grpc, internal, app int // app is 0 for none
 
 	cmd    *exec.Cmd
@@ -117,37 +120,45 @@ func startSidecars(t *testing.T, language string) *set {
 	t.Helper()
 	program := daprd(t)
 	dir := t.TempDir()
-	resources := filepath.Join(dir, "resources")
-	if err := os.Mkdir(resources, 0o755); err != nil {
-		t.Fatal(err)
-	}
-	write := func(path, text string) {
-		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+	redis := redisAddress(t)
+	fill := strings.NewReplacer("%[1]s", filepath.ToSlash(dir), "%[2]s", language, "%[3]s", webServer(t), "%[4]s", redis).Replace
+	write := func(name, text string) string {
+		path := filepath.Join(dir, name)
+		if err := os.WriteFile(path, []byte(fill(text)), 0o600); err != nil {
 			t.Fatal(err)
 		}
+		return path
 	}
-	fill := strings.NewReplacer("%[1]s", filepath.ToSlash(dir), "%[2]s", language)
-	for name, text := range components {
-		write(filepath.Join(resources, name), fill.Replace(text))
+	resources := writeResources(t, filepath.Join(dir, "resources"), fill, components)
+	events := []map[string]string{eventResources}
+	if redis != "" {
+		events = append(events, redisResources)
 	}
-	config := filepath.Join(dir, "config.yaml")
-	write(config, fill.Replace(configuration))
-	write(filepath.Join(dir, "secrets.json"), fill.Replace(secrets))
+	resourcesOfEvents := writeResources(t, filepath.Join(dir, "events"), fill, events...)
+	config := write("config.yaml", configuration)
+	write("secrets.json", secrets)
 
-	one := func(role string, app bool) *sidecar {
-		s := &sidecar{id: language + "-" + role, role: role, http: servers.FreePort(t), grpc: servers.FreePort(t), internal: servers.FreePort(t), log: filepath.Join(dir, role+".log"), exited: make(chan struct{})}
-		if app {
+	one := func(role, protocol string) *sidecar {
+		s := &sidecar{
+			id: language + "-" + role, role: role, protocol: protocol, log: filepath.Join(dir, role+".log"), exited: make(chan struct{}),
+			http: servers.FreePort(t), grpc: servers.FreePort(t), internal: servers.FreePort(t),
+		}
+		if protocol != "" {
 			s.app = servers.FreePort(t)
 		}
 		return s
 	}
-	all := &set{one("caller", false), one("http-app", true), one("grpc-app", true), one("doomed-http", false), one("doomed-grpc", false)}
+	all := &set{
+		caller: one("caller", ""), httpApp: one("http-app", "http"), grpcApp: one("grpc-app", "grpc"),
+		eventsHTTP: one("events-http", "http"), eventsGRPC: one("events-grpc", "grpc"),
+		doomedHTTP: one("doomed-http", ""), doomedGRPC: one("doomed-grpc", ""), redis: redis,
+	}
 	for _, s := range all.sidecars() {
-		protocol := "http"
-		if s == all.grpcApp {
-			protocol = "grpc"
+		of := resources
+		if s == all.eventsHTTP || s == all.eventsGRPC {
+			of = resourcesOfEvents
 		}
-		s.start(t, program, dir, protocol, resources, config)
+		s.start(t, program, dir, of, config)
 	}
 	for _, s := range all.sidecars() {
 		s.await(t)
@@ -156,15 +167,23 @@ func startSidecars(t *testing.T, language string) *set {
 }
 
 func (s *set) sidecars() []*sidecar {
-	return []*sidecar{s.caller, s.httpApp, s.grpcApp, s.doomedHTTP, s.doomedGRPC}
+	return append(s.lasting(), s.doomedHTTP, s.doomedGRPC)
+}
+
+// lasting are the sidecars that the suite leaves alive.
+func (s *set) lasting() []*sidecar {
+	return []*sidecar{s.caller, s.httpApp, s.grpcApp, s.eventsHTTP, s.eventsGRPC}
 }
 
 // environment tells a suite where its sidecars are: SDK_<ROLE>_ID, _HTTP_PORT, _GRPC_PORT and _APP_PORT for each, the caller's
-// ports as an SDK expects them, and the tokens.
+// ports as an SDK expects them, the tokens, and SDK_REDIS if the component redis is there.
 func (s *set) environment() []string {
 	env := []string{
 		"DAPR_API_TOKEN=" + apiToken, "APP_API_TOKEN=" + appToken,
 		"DAPR_HTTP_PORT=" + strconv.Itoa(s.caller.http), "DAPR_GRPC_PORT=" + strconv.Itoa(s.caller.grpc),
+	}
+	if s.redis != "" {
+		env = append(env, "SDK_REDIS="+s.redis)
 	}
 	for _, c := range s.sidecars() {
 		name := "SDK_" + strings.ToUpper(strings.ReplaceAll(c.role, "-", "_"))
@@ -186,7 +205,7 @@ func (s *set) checkEnds(t *testing.T) {
 			t.Errorf("the sidecar %s was told through its API to shut down and still runs after %s", c.id, stopLimit)
 		}
 	}
-	for _, c := range []*sidecar{s.caller, s.httpApp, s.grpcApp} {
+	for _, c := range s.lasting() {
 		select {
 		case <-c.exited:
 			t.Errorf("the sidecar %s ended by itself", c.id)
@@ -194,7 +213,7 @@ func (s *set) checkEnds(t *testing.T) {
 			c.tell(t)
 		}
 	}
-	for _, c := range []*sidecar{s.caller, s.httpApp, s.grpcApp} {
+	for _, c := range s.lasting() {
 		select {
 		case <-c.exited:
 		case <-time.After(stopLimit):
@@ -219,7 +238,7 @@ func (s *sidecar) tell(t *testing.T) {
 	}
 }
 
-func (s *sidecar) start(t *testing.T, program, dir, protocol, resources, config string) {
+func (s *sidecar) start(t *testing.T, program, dir, resources, config string) {
 	t.Helper()
 	log, err := os.Create(s.log)
 	if err != nil {
@@ -233,7 +252,7 @@ func (s *sidecar) start(t *testing.T, program, dir, protocol, resources, config 
 		"--resources-path", resources, "--config", config, "--log-level", "debug", "--enable-api-logging",
 	}
 	if s.app != 0 {
-		args = append(args, "--app-port", strconv.Itoa(s.app), "--app-protocol", protocol)
+		args = append(args, "--app-port", strconv.Itoa(s.app), "--app-protocol", s.protocol)
 	}
 	s.cmd = exec.Command(program, args...)
 	s.cmd.Dir = dir
@@ -341,6 +360,7 @@ func TestMain(m *testing.M) {
 			return 1
 		}
 		defer os.RemoveAll(temp)
+		defer servers.StopAll()
 		return m.Run()
 	}())
 }

@@ -120,7 +120,13 @@ const traceID = "4bf92f3577b34da6a3ce929d0e0e4736"
 // itself put the API token in the place of all headers.
 func headers(t *testing.T) (client.Client, context.Context) {
 	t.Helper()
-	conn, err := grpc.NewClient("127.0.0.1:"+env(t, "DAPR_GRPC_PORT"), grpc.WithTransportCredentials(insecure.NewCredentials()))
+	return headersTo(t, env(t, "DAPR_GRPC_PORT"))
+}
+
+// headersTo is the same for the sidecar with that gRPC port.
+func headersTo(t *testing.T, port string) (client.Client, context.Context) {
+	t.Helper()
+	conn, err := grpc.NewClient("127.0.0.1:"+port, grpc.WithTransportCredentials(insecure.NewCredentials()))
 	noError(t, err)
 	c := client.NewClientWithConnection(conn)
 	t.Cleanup(c.Close)

@@ -17,6 +17,8 @@ from dapr.clients import DaprClient
 from dapr.clients.grpc._response import InvokeMethodResponse
 from dapr.conf import settings
 from dapr.ext.grpc import App
+from event_apps import GRPCEvents, HTTPEvents
+
 
 class Sidecar:
     """The id, ports and address of a sidecar by its role, such as CALLER."""
@@ -168,3 +170,27 @@ def grpc_app():
     yield sidecar
     app.stop()
     serving.join()
+
+
+@pytest.fixture(scope='session')
+def events_http():
+    """An HTTP app that gets events."""
+    app = HTTPEvents(Sidecar('EVENTS_HTTP'))
+    app.start()
+    yield app
+    app.stop()
+
+
+@pytest.fixture(scope='session')
+def events_grpc():
+    """A gRPC app that gets events."""
+    app = GRPCEvents(Sidecar('EVENTS_GRPC'))
+    app.start()
+    yield app
+    app.stop()
+
+
+@pytest.fixture(params=['http', 'grpc'])
+def app(request):
+    """The apps that get events, one after the other."""
+    return request.getfixturevalue(f'events_{request.param}')
