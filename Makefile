@@ -11,8 +11,10 @@ BUILD   := CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)'
 build: ## bin/daprd and bin/dapr
 	$(BUILD) -o bin/ ./cmd/daprd ./cmd/dapr
 
-demo: build ## two apps behind two sidecars: invocation, state, secrets
-	bin/dapr run -f examples/quickstart/dapr.yaml --stop-with checkout
+demo: build ## three apps behind three sidecars: invocation, state, events, secrets; leaves nothing running that it started
+	@bin/dapr local status >/dev/null 2>&1; before=$$?; \
+	bin/dapr run -f examples/quickstart/dapr.yaml --stop-with checkout; code=$$?; \
+	[ $$before -eq 0 ] || bin/dapr local stop; exit $$code
 
 test: ## every test; installs the servers and SDKs that it needs
 	test/setup/install.sh

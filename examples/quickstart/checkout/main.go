@@ -29,10 +29,11 @@ func main() {
 
 func run() error {
 	// Requests to an app go to the sidecar, which finds the app.
-	orders := "http://127.0.0.1:" + os.Getenv("DAPR_HTTP_PORT") + "/v1.0/invoke/orders/method"
+	invoke := "http://127.0.0.1:" + os.Getenv("DAPR_HTTP_PORT") + "/v1.0/invoke/"
+	orders, shipments := invoke+"orders/method", invoke+"shipping/method/shipments/"
 	client := &http.Client{Timeout: 10 * time.Second}
-	if err := waitFor(client, orders+"/count"); err != nil {
-		return err
+	if err := waitFor(client, orders+"/count", nil); err != nil {
+		return fmt.Errorf("orders does not answer: %w", err)
 	}
 	batch := time.Now().UTC().Format("150405")
 	wanted := []order{{Item: "paddle", Quantity: 2}, {Item: "life vest", Quantity: 4}, {Item: "outrigger", Quantity: 1}}
@@ -49,8 +50,13 @@ func run() error {
 		if read != placed || placed.Receipt == "" {
 			return fmt.Errorf("order %s reads back as %+v, but was placed as %+v", o.ID, read, placed)
 		}
+		// Shipping hears of the order by an event, a moment later.
+		var shipped struct{ Way string }
+		if err := waitFor(client, shipments+o.ID, &shipped); err != nil {
+			return fmt.Errorf("order %s is not shipped: %w", o.ID, err)
+		}
 		confirmed++
-		fmt.Printf("order %s: %d x %s, receipt %s\n", o.ID, o.Quantity, o.Item, placed.Receipt)
+		fmt.Printf("order %s: %d x %s, receipt %s, shipped as %s\n", o.ID, o.Quantity, o.Item, placed.Receipt, shipped.Way)
 	}
 	var stale struct{ Status int }
 	if err := call(client, http.MethodGet, orders+"/stale", nil, &stale); err != nil {
@@ -67,16 +73,16 @@ func run() error {
 	return nil
 }
 
-// waitFor returns when the app answers; both apps start at the same time.
-func waitFor(client *http.Client, url string) error {
+// waitFor asks until there is an answer: all apps start at the same time, and events take a moment.
+func waitFor(client *http.Client, url string, out any) error {
 	deadline := time.Now().Add(30 * time.Second)
 	for {
-		err := call(client, http.MethodGet, url, nil, nil)
+		err := call(client, http.MethodGet, url, nil, out)
 		if err == nil {
 			return nil
 		}
 		if time.Now().After(deadline) {
-			return fmt.Errorf("orders does not answer: %w", err)
+			return err
 		}
 		time.Sleep(100 * time.Millisecond)
 	}

@@ -1,6 +1,7 @@
-"""The orders service: it keeps orders in the state store of its sidecar and signs receipts with a secret from it.
+"""The orders service: it keeps orders in the state store of its sidecar, signs receipts with a secret from it, and publishes an
+event for each order.
 
-It knows no database and no vault, only its sidecar on DAPR_HTTP_PORT.
+It knows no database, no vault and no broker, only its sidecar on DAPR_HTTP_PORT.
 """
 
 import hashlib
@@ -61,7 +62,7 @@ def count_order():
 
 
 def place(order):
-    """Saves an order and the pointer to the latest one, both or neither."""
+    """Saves an order and the pointer to the latest one, both or neither, and tells the world of it."""
     confirmed = dict(order, receipt=receipt(order))
     expect(
         call("POST", f"{STATE}/transaction", {"operations": [
@@ -70,6 +71,7 @@ def place(order):
         ]}),
         204,
     )
+    expect(call("POST", f"{SIDECAR}/publish/pubsub/orders", confirmed), 204)  # whoever ships has subscribed to it
     number = count_order()
     print(f"order {order['id']} saved: {order['quantity']} x {order['item']}, number {number} in the store")
     return confirmed

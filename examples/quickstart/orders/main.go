@@ -1,7 +1,7 @@
-// Command orders is app.py in Go, for machines without Python: it keeps orders in the state store of its sidecar and signs
-// receipts with a secret from it.
+// Command orders is app.py in Go, for machines without Python: it keeps orders in the state store of its sidecar, signs receipts
+// with a secret from it, and publishes an event for each order.
 //
-// It knows no database and no vault, only its sidecar on DAPR_HTTP_PORT.
+// It knows no database, no vault and no broker, only its sidecar on DAPR_HTTP_PORT.
 package main
 
 import (
@@ -145,7 +145,7 @@ func reply(w http.ResponseWriter, status int, body any) {
 	_ = json.NewEncoder(w).Encode(body) // fails only when the caller is gone
 }
 
-// place saves an order and the pointer to the latest one, both or neither.
+// place saves an order and the pointer to the latest one, both or neither, and tells the world of it.
 func place(o order) (order, error) {
 	var err error
 	if o.Receipt, err = receipt(o); err != nil {
@@ -155,6 +155,10 @@ func place(o order) (order, error) {
 		{"upsert", saved{Key: "order-" + o.ID, Value: o}},
 		{"upsert", saved{Key: "latest", Value: o.ID}},
 	}}, nil)
+	if err := expect(status, err, http.StatusNoContent); err != nil {
+		return o, err
+	}
+	status, _, err = call(http.MethodPost, sidecar+"/publish/pubsub/orders", o, nil) // whoever ships has subscribed to it
 	if err := expect(status, err, http.StatusNoContent); err != nil {
 		return o, err
 	}
