@@ -256,11 +256,19 @@ func (d *daprd) await(what string, ok func() bool) {
 // await polls a condition: of another process there is nothing else to wait for.
 func await(t *testing.T, what string, ok func() bool) {
 	t.Helper()
-	for deadline := time.Now().Add(limit); !ok(); time.Sleep(3 * time.Millisecond) {
+	if !holdsWithin(limit, ok) {
+		t.Fatalf("waited %s in vain for %s", limit, what)
+	}
+}
+
+// holdsWithin polls a condition and reports whether it came to hold.
+func holdsWithin(d time.Duration, ok func() bool) bool {
+	for deadline := time.Now().Add(d); !ok(); time.Sleep(3 * time.Millisecond) {
 		if time.Now().After(deadline) {
-			t.Fatalf("waited %s in vain for %s", limit, what)
+			return false
 		}
 	}
+	return true
 }
 
 // awaitLog waits until the log has a text.
