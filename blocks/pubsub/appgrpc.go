@@ -51,13 +51,22 @@ func (d *delivery) request() (*runtimev1.TopicEventRequest, error) {
 	e := d.event
 	return &runtimev1.TopicEventRequest{
 		Id: text(e, cloudevents.ID), Source: text(e, cloudevents.Source), Type: text(e, cloudevents.Type), SpecVersion: text(e, cloudevents.SpecVersion),
-		DataContentType: text(e, cloudevents.DataContentType), Topic: d.topic, Data: data, PubsubName: d.component, Path: d.path, Extensions: extensions(e),
+		DataContentType: text(e, cloudevents.DataContentType), Topic: utf8(d.topic), Data: data, PubsubName: d.component, Path: d.path, Extensions: extensions(e),
 	}, nil
 }
 
 // text is a string attribute as a message can hold it, for one that is no UTF-8 would fail the whole call.
-func text(e *cloudevents.Event, name string) string {
-	return strings.ToValidUTF8(e.String(name), "\ufffd")
+func text(e *cloudevents.Event, name string) string { return utf8(e.String(name)) }
+
+func utf8(text string) string { return strings.ToValidUTF8(text, "\ufffd") }
+
+// utf8Map is metadata as a message can hold it.
+func utf8Map(in map[string]string) map[string]string {
+	out := make(map[string]string, len(in))
+	for name, value := range in {
+		out[utf8(name)] = utf8(value)
+	}
+	return out
 }
 
 func grpcVerdict(s runtimev1.TopicEventResponse_TopicEventResponseStatus) (verdict, error) {
@@ -114,12 +123,13 @@ func legalText(value string) bool {
 
 func (a *grpcApp) deliverBulk(ctx context.Context, d *bulkDelivery) ([]verdictOrError, error) {
 	req := &runtimev1.TopicEventBulkRequest{
-		Id: uuid.NewString(), Metadata: d.metadata, Topic: d.topic, PubsubName: d.component, Type: cloudevents.BulkType, Path: d.path,
+		Id: uuid.NewString(), Metadata: utf8Map(d.metadata), Topic: utf8(d.topic), PubsubName: d.component, Type: cloudevents.BulkType, Path: d.path,
 	}
 	results := make([]verdictOrError, len(d.entries))
 	index := make(map[string]int, len(d.entries))
 	for i, e := range d.entries {
-		out := &runtimev1.TopicEventBulkRequestEntry{EntryId: e.ID, ContentType: e.ContentType, Metadata: e.Metadata}
+		id := utf8(e.ID)
+		out := &runtimev1.TopicEventBulkRequestEntry{EntryId: id, ContentType: utf8(e.ContentType), Metadata: utf8Map(e.Metadata)}
 		if e.event == nil {
 			out.Event = &runtimev1.TopicEventBulkRequestEntry_Bytes{Bytes: e.Data}
 		} else {
@@ -134,7 +144,7 @@ func (a *grpcApp) deliverBulk(ctx context.Context, d *bulkDelivery) ([]verdictOr
 			}}
 		}
 		results[i].err = errNoStatus
-		index[e.ID] = i
+		index[id] = i
 		req.Entries = append(req.Entries, out)
 	}
 	if len(req.Entries) == 0 {

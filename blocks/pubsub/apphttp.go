@@ -2,8 +2,10 @@ package pubsub
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/http"
+	"strings"
 
 	"outrigger.dev/app"
 	"outrigger.dev/blocks/internal/cloudevents"
@@ -24,8 +26,11 @@ const maxAnswer = 1 << 20
 
 func (a *httpApp) deliver(ctx context.Context, d *delivery) (verdict, error) {
 	req := invocation.Request{
-		Method: invocation.CleanMethod(d.path), Verb: http.MethodPost, ContentType: cloudevents.ContentType, Body: d.body,
+		Method: d.method, Verb: http.MethodPost, ContentType: cloudevents.ContentType, Body: d.body,
 		Header: deliveryHeader(d.message.Metadata, d.trace),
+	}
+	if d.binary {
+		req.ContentType = d.message.Metadata[keyContentType]
 	}
 	resp, err := a.channel.Invoke(ctx, &req)
 	if err != nil {
@@ -33,14 +38,18 @@ func (a *httpApp) deliver(ctx context.Context, d *delivery) (verdict, error) {
 	}
 	if resp.Status == http.StatusNotFound {
 		_ = resp.Close()
-		return dropped, nil
+		return missing, nil
 	}
 	if resp.Status < 200 || resp.Status > 299 {
 		_ = resp.Close()
 		return 0, &StatusError{resp.Status}
 	}
 	if resp.Stream != nil {
-		if err := resp.Buffer(maxAnswer); err != nil {
+		err := resp.Buffer(maxAnswer)
+		if errors.Is(err, invocation.ErrTooLarge) {
+			return processed, nil // as any answer that is no status
+		}
+		if err != nil {
 			return 0, fmt.Errorf("reading the app's answer: %w", err)
 		}
 	}
@@ -80,20 +89,29 @@ var errRetry = fmt.Errorf("RETRY status returned from app while processing pub/s
 
 // deliveryHeader turns the metadata of a message into the header of a delivery.
 func deliveryHeader(metadata map[string]string, trace Trace) invocation.Header {
-	header := make(invocation.Header, 0, len(metadata)+2)
+	size := len(cloudevents.TraceParent) + len(trace.Parent) + len(cloudevents.TraceState) + len(trace.State)
+	for name, value := range metadata {
+		size += len(name) + len(value)
+	}
+	header, room := make(invocation.Header, 0, len(metadata)+2), make([]byte, 0, size) // one piece of memory for all
+	own := func(text string) []byte {
+		start := len(room)
+		room = append(room, text...)
+		return room[start:len(room):len(room)]
+	}
 	for name, value := range metadata {
 		switch {
-		case trace.Parent != "" && (name == cloudevents.TraceParent || name == cloudevents.TraceState):
+		case trace.Parent != "" && (strings.EqualFold(name, cloudevents.TraceParent) || strings.EqualFold(name, cloudevents.TraceState)):
 			continue
 		case !legalValue(value):
 			continue // which would break the request apart
 		}
-		header.Add(name, value)
+		header = append(header, invocation.Field{Name: own(name), Value: own(value)})
 	}
 	if trace.Parent != "" {
-		header.Add(cloudevents.TraceParent, trace.Parent)
+		header = append(header, invocation.Field{Name: own(cloudevents.TraceParent), Value: own(trace.Parent)})
 		if trace.State != "" {
-			header.Add(cloudevents.TraceState, trace.State)
+			header = append(header, invocation.Field{Name: own(cloudevents.TraceState), Value: own(trace.State)})
 		}
 	}
 	return header
@@ -190,6 +208,9 @@ func bulkVerdicts(body []byte, entries []*bulkEntry) ([]verdictOrError, error) {
 		}
 		for w.Array(); w.Element(); {
 			var id, status string
+			if w.Null() {
+				continue
+			}
 			for w.Object(); w.Member(); {
 				switch {
 				case w.Named("entryId"):

@@ -104,7 +104,7 @@ func (r *running) handleBulk(ctx context.Context, msg *pubsub.BulkMessage) []err
 		return nil
 	case r.closing():
 		return later(errs)
-	case r.subscription.DeadLetterTopic != "" && r.deadLetterBulk(ctx, msg, errs):
+	case r.subscription.DeadLetterTopic != "" && r.deadLetterBulk(ctx, msg, metadata, errs):
 		return nil
 	}
 	return errs
@@ -138,7 +138,7 @@ func (r *running) admit(ctx context.Context, e *bulkEntry) (path string, deliver
 			return "", false, fmt.Errorf("the message is no CloudEvent: %w; publish it as one, or subscribe with metadata rawPayload: \"true\"", err)
 		}
 		if e.event.Expired(r.block.options.Clock.Now()) {
-			r.tryDeadLetter(ctx, r.single(e))
+			r.tryDeadLetter(ctx, r.single(e.BulkEntry))
 			return "", false, nil
 		}
 		if path, ok, err = r.router.route(e.event); err != nil {
@@ -146,14 +146,17 @@ func (r *running) admit(ctx context.Context, e *bulkEntry) (path string, deliver
 		}
 	}
 	if !ok {
-		r.tryDeadLetter(ctx, r.single(e))
+		r.tryDeadLetter(ctx, r.single(e.BulkEntry))
 	}
 	return path, ok, nil
 }
 
-// single is an entry as a message of its own.
-func (r *running) single(e *bulkEntry) *pubsub.Message {
-	return &pubsub.Message{Topic: r.subscription.Topic, Data: e.Data, Metadata: e.Metadata, ContentType: e.ContentType}
+// single is an entry as a message of its own, with the metadata that [running.handle] gives a message.
+func (r *running) single(e *pubsub.BulkEntry) *pubsub.Message {
+	msg := &pubsub.Message{Topic: r.subscription.Topic, Data: e.Data, Metadata: make(map[string]string, len(e.Metadata)+2), ContentType: e.ContentType}
+	maps.Copy(msg.Metadata, e.Metadata)
+	r.complete(msg)
+	return msg
 }
 
 // attemptBulk is the one place where a bulk goes to the receiver.
@@ -162,6 +165,7 @@ func (r *running) attemptBulk(ctx context.Context, d *bulkDelivery, errs []error
 	if err != nil {
 		r.log.Warn(fmt.Sprintf("a bulk of %d messages on %s was not processed: %s", len(d.entries), &r.subscription, err))
 	}
+	discards := 0
 	for i, e := range d.entries {
 		switch {
 		case err != nil:
@@ -171,26 +175,33 @@ func (r *running) attemptBulk(ctx context.Context, d *bulkDelivery, errs []error
 		case results[i].verdict == processed:
 			outcomes[metrics.Processed]++
 		default:
+			if results[i].verdict == discarded {
+				discards++
+			}
 			if results[i].verdict == dropped {
-				r.tryDeadLetter(ctx, r.single(e))
+				r.tryDeadLetter(ctx, r.single(e.BulkEntry))
 			}
 			outcomes[metrics.Dropped]++
 		}
+	}
+	if discards > 0 {
+		r.log.Error(fmt.Sprintf("the app has nothing that takes bulks on %s (path %q); %d messages are dropped", &r.subscription, d.path, discards))
 	}
 }
 
 // deadLetterBulk puts the entries that failed into the dead-letter topic. Those that it takes are done; it reports whether all
 // are.
-func (r *running) deadLetterBulk(ctx context.Context, msg *pubsub.BulkMessage, errs []error) bool {
+func (r *running) deadLetterBulk(ctx context.Context, msg *pubsub.BulkMessage, metadata map[string]string, errs []error) bool {
 	if ctx.Err() != nil {
 		return false
 	}
 	topic := r.subscription.DeadLetterTopic
-	request := pubsub.BulkPublishRequest{Topic: topic}
+	request := pubsub.BulkPublishRequest{Topic: topic, Metadata: metadata}
 	var index []int
 	for i, err := range errs {
 		if err != nil {
 			entry := msg.Entries[i]
+			entry.Metadata = r.single(&entry).Metadata
 			if entry.ID == "" {
 				entry.ID = string(cloudevents.AppendNewID(nil))
 			}

@@ -2,7 +2,6 @@ package pubsub
 
 import (
 	"context"
-	"fmt"
 	"sync"
 
 	"outrigger.dev/api"
@@ -72,8 +71,8 @@ func (p *PubSub) BulkPublish(ctx context.Context, m BulkPublication) (failed []F
 		return nil, nil
 	}
 	start := p.begin()
-	results, err := b.bulkPublish(ctx, pubsub.BulkPublishRequest{Topic: m.Topic, Entries: m.Entries, Metadata: m.Metadata})
-	failed, err = failures(m.Entries, results, err)
+	errs, err := b.bulkPublish(ctx, pubsub.BulkPublishRequest{Topic: m.Topic, Entries: m.Entries, Metadata: m.Metadata})
+	failed = failures(m.Entries, errs)
 	if p.options.Metrics != nil {
 		p.options.Metrics.BulkPublished(b.name, m.Topic, err == nil, len(m.Entries)-len(failed), p.options.Clock.Since(start))
 	}
@@ -96,32 +95,52 @@ func (p *PubSub) checkEntryIDs(component, topic string, entries []pubsub.BulkEnt
 	return nil
 }
 
-// failures lists the entries that failed. An error without results is that of all; results without an error are an error, too.
-func failures(entries []pubsub.BulkEntry, results []error, err error) ([]FailedEntry, error) {
-	var failed []FailedEntry
-	for i := range entries {
-		switch {
-		case i < len(results) && results[i] != nil:
-			failed = append(failed, FailedEntry{entries[i].ID, results[i]})
-		case len(results) == 0 && err != nil:
+// outcome is what became of each entry, nil when all were published. An error that names no entry is that of all, for nothing
+// says which one was published; failed entries without an error are an error, too.
+func outcome(n int, results []error, err error) ([]error, error) {
+	errs := make([]error, n)
+	failed := 0
+	for i := range errs {
+		if i < len(results) {
+			errs[i] = results[i]
+		} else {
+			errs[i] = err
+		}
+		if errs[i] != nil {
+			if failed++; err == nil {
+				err = errs[i]
+			}
+		}
+	}
+	if err == nil {
+		return nil, nil
+	}
+	if failed == 0 {
+		for i := range errs {
+			errs[i] = err
+		}
+	}
+	return errs, err
+}
+
+// failures lists the entries that failed.
+func failures(entries []pubsub.BulkEntry, errs []error) (failed []FailedEntry) {
+	for i, err := range errs {
+		if err != nil {
 			failed = append(failed, FailedEntry{entries[i].ID, err})
 		}
 	}
-	if err == nil && len(failed) > 0 {
-		err = failed[0].Err
-	}
-	if err != nil && len(failed) == 0 {
-		err = fmt.Errorf("the component reports an error, but no entry that failed: %w", err)
-	}
-	return failed, err
+	return failed
 }
 
 // bulkPublish is the one place where messages leave for a broker together; the request has the app's topic. A broker that has
-// no bulks gets the entries one by one, in no particular order.
+// no bulks gets the entries one by one, in no particular order. There is one result per entry, or none when all were published;
+// err is the first of them.
 func (b *broker) bulkPublish(ctx context.Context, request pubsub.BulkPublishRequest) ([]error, error) {
 	request.Topic = b.topic(request.Topic)
 	if native, ok := b.component.(pubsub.BulkPublisher); ok {
-		return native.BulkPublish(ctx, request)
+		results, err := native.BulkPublish(ctx, request)
+		return outcome(len(request.Entries), results, err)
 	}
 	results := make([]error, len(request.Entries))
 	one := func(i int) {
@@ -130,7 +149,7 @@ func (b *broker) bulkPublish(ctx context.Context, request pubsub.BulkPublishRequ
 	}
 	if len(results) == 1 {
 		one(0)
-		return results, results[0]
+		return outcome(1, results, nil)
 	}
 	next := make(chan int, len(results))
 	for i := range results {
@@ -146,10 +165,5 @@ func (b *broker) bulkPublish(ctx context.Context, request pubsub.BulkPublishRequ
 		})
 	}
 	workers.Wait()
-	for _, err := range results {
-		if err != nil {
-			return results, err
-		}
-	}
-	return nil, nil
+	return outcome(len(results), results, nil)
 }

@@ -20,6 +20,8 @@ const (
 	processed verdict = iota
 	// dropped: the message is not wanted; it goes to the dead-letter topic if there is one.
 	dropped
+	// missing: the receiver has nothing at the path; the message is treated as dropped.
+	missing
 	// discarded: the receiver has no method for it; it is done, dead-letter topic or not.
 	discarded
 )
@@ -32,10 +34,10 @@ type delivery struct {
 	event *cloudevents.Event
 	// body is what an HTTP app gets.
 	body []byte
-	// data, when not nil, is the payload of binary content.
-	data []byte
-	// topic is the app's name of the topic, path where the event is routed to.
-	topic, path string
+	// binary is true for binary content, whose payload is the message's data.
+	binary bool
+	// topic is the app's name of the topic, path where the event is routed to, and method that path as HTTP apps know it.
+	topic, path, method string
 	// component is the name of the broker.
 	component string
 	trace     Trace
@@ -68,10 +70,7 @@ func (r *running) handle(ctx context.Context, msg *pubsub.Message) error {
 	if msg.Metadata == nil {
 		msg.Metadata = make(map[string]string, 2)
 	}
-	msg.Metadata[keyPubsubName] = r.broker.name
-	if msg.ContentType != "" {
-		msg.Metadata[keyContentType] = msg.ContentType
-	}
+	r.complete(msg)
 	topic := r.broker.appTopic(msg.Topic)
 	d := delivery{message: msg, topic: topic, component: r.broker.name}
 	if err := r.decode(&d); err != nil {
@@ -95,7 +94,7 @@ func (r *running) handle(ctx context.Context, msg *pubsub.Message) error {
 		r.count(topic, metrics.Dropped, metrics.Processed, start)
 		return nil
 	}
-	d.path = path
+	d.path, d.method = path, r.router.methods[path]
 	what, err := r.attempt(ctx, &d)
 	switch {
 	case errors.Is(err, errLater):
@@ -105,8 +104,9 @@ func (r *running) handle(ctx context.Context, msg *pubsub.Message) error {
 		return r.failed(ctx, msg, topic, start, err)
 	case what == dropped:
 		r.count(topic, metrics.Dropped, metrics.Processed, start)
-	case what == discarded:
-		r.count(topic, metrics.Dropped, metrics.Processed, start)
+	case what == missing, what == discarded:
+		r.log.Error(fmt.Sprintf("the app has nothing that takes events on %s (path %q); event %s is dropped", &r.subscription, d.path, d.event.String(cloudevents.ID)))
+		r.count(topic, metrics.Dropped, metrics.Dropped, start)
 	default:
 		r.count(topic, metrics.Processed, metrics.Processed, start)
 	}
@@ -117,12 +117,20 @@ func (r *running) handle(ctx context.Context, msg *pubsub.Message) error {
 // topic here, for a failure of that is a failure of the attempt.
 func (r *running) attempt(ctx context.Context, d *delivery) (verdict, error) {
 	what, err := r.receiver.deliver(ctx, d)
-	if err == nil && what == dropped && r.subscription.DeadLetterTopic != "" {
+	if err == nil && (what == dropped || what == missing) && r.subscription.DeadLetterTopic != "" {
 		if err := r.deadLetter(ctx, d.message); err != nil {
 			return what, fmt.Errorf("the app dropped the event, but the dead-letter topic %s did not take it: %w", r.subscription.DeadLetterTopic, err)
 		}
 	}
 	return what, err
+}
+
+// complete adds to a message's metadata what the runtime knows of it (Dapr API, delivery: input).
+func (r *running) complete(msg *pubsub.Message) {
+	msg.Metadata[keyPubsubName] = r.broker.name
+	if msg.ContentType != "" {
+		msg.Metadata[keyContentType] = msg.ContentType
+	}
 }
 
 // failed ends a delivery that did not succeed: the message is done if the dead-letter topic takes it.
@@ -182,7 +190,7 @@ func (r *running) decode(d *delivery) error {
 	case r.raw:
 		d.body = r.rawEvent(d)
 	case isOctets(msg.Metadata[keyContentType]):
-		d.body, d.data = msg.Data, msg.Data
+		d.body, d.binary = msg.Data, true
 		d.event = binaryEvent(msg)
 		d.trace = traceOf(d.event, msg.Metadata)
 		return nil
@@ -194,6 +202,9 @@ func (r *running) decode(d *delivery) error {
 		return fmt.Errorf("the message is no CloudEvent: %w; publish it as one, or subscribe with metadata rawPayload: \"true\"", err)
 	}
 	d.event = event
+	if !r.raw {
+		inheritTrace(event, msg.Metadata)
+	}
 	d.trace = traceOf(event, msg.Metadata)
 	return nil
 }

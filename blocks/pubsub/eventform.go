@@ -52,10 +52,43 @@ func traceOf(event *cloudevents.Event, metadata map[string]string) Trace {
 	if t.State == "" {
 		t.State = metadata[cloudevents.TraceState]
 	}
-	if len(t.Parent) != 55 { // anything else is no traceparent
+	if !isTraceParent(t.Parent) {
 		return Trace{}
 	}
 	return t
+}
+
+// isTraceParent reports whether a text is a traceparent that names a trace and a span (W3C Trace Context, section 3.2).
+func isTraceParent(text string) bool {
+	if len(text) < 55 || len(text) > 55 && (text[55] != '-' || text[:2] == "00") || text[:2] == "ff" {
+		return false
+	}
+	for i := range 55 {
+		c := text[i]
+		if dash := i == 2 || i == 35 || i == 52; dash != (c == '-') || !dash && !('0' <= c && c <= '9' || 'a' <= c && c <= 'f') {
+			return false
+		}
+	}
+	return strings.Trim(text[3:35], "0") != "" && strings.Trim(text[36:52], "0") != ""
+}
+
+// inheritTrace gives an event the trace context of its message where it has none of its own (Dapr API, delivery: decoding).
+func inheritTrace(event *cloudevents.Event, metadata map[string]string) {
+	lacked := func(name string) bool { return event.Raw(name) == nil }
+	id, parent, state := lacked(cloudevents.TraceID), lacked(cloudevents.TraceParent), lacked(cloudevents.TraceState)
+	add := func(name, value string) {
+		event.Attributes = append(event.Attributes, cloudevents.Attribute{Name: name, Value: quoted(value)})
+	}
+	if value, ok := metadata[cloudevents.TraceID]; ok && id {
+		add(cloudevents.TraceID, value)
+	}
+	if value, ok := metadata[cloudevents.TraceParent]; ok && parent {
+		add(cloudevents.TraceID, value)
+		add(cloudevents.TraceParent, value)
+	}
+	if value, ok := metadata[cloudevents.TraceState]; ok && state {
+		add(cloudevents.TraceState, value)
+	}
 }
 
 // extensions are the attributes of an event that have no field of their own in gRPC messages.
@@ -67,7 +100,7 @@ func extensions(event *cloudevents.Event) *structpb.Struct {
 			continue
 		}
 		if text, ok := jsontext.Unquote(a.Value); ok {
-			s.Fields[strings.ToValidUTF8(a.Name, "\ufffd")] = structpb.NewStringValue(string(text))
+			s.Fields[utf8(a.Name)] = structpb.NewStringValue(utf8(string(text)))
 			continue
 		}
 		var v any
@@ -75,7 +108,7 @@ func extensions(event *cloudevents.Event) *structpb.Struct {
 			continue // which was parsed before
 		}
 		if value, err := structpb.NewValue(v); err == nil {
-			s.Fields[strings.ToValidUTF8(a.Name, "\ufffd")] = value
+			s.Fields[utf8(a.Name)] = value
 		}
 	}
 	return s
@@ -83,8 +116,8 @@ func extensions(event *cloudevents.Event) *structpb.Struct {
 
 // payload is the data of a delivery as gRPC receivers get it.
 func (d *delivery) payload() ([]byte, error) {
-	if d.data != nil {
-		return d.data, nil
+	if d.binary {
+		return d.message.Data, nil
 	}
 	return d.event.Payload()
 }

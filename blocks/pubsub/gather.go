@@ -2,6 +2,7 @@ package pubsub
 
 import (
 	"context"
+	"maps"
 	"sync"
 	"time"
 
@@ -24,7 +25,9 @@ type gatherer struct {
 	await     time.Duration
 	immediate bool
 
-	mu       sync.Mutex
+	mu sync.Mutex
+	// closing: nothing more comes that would be worth waiting for.
+	closing  bool
 	pending  []*pending
 	deadline clockwork.Timer
 	flushing sync.WaitGroup
@@ -51,13 +54,13 @@ func newGatherer(r *running, b Bulk, immediate bool) *gatherer {
 // add puts a message into the next bulk and waits for its verdict, or until the broker breaks the wait off.
 func (g *gatherer) add(ctx context.Context, msg *pubsub.Message) error {
 	p := &pending{
-		entry: pubsub.BulkEntry{ID: string(cloudevents.AppendNewID(nil)), Data: msg.Data, ContentType: msg.ContentType, Metadata: msg.Metadata},
+		entry: pubsub.BulkEntry{ID: string(cloudevents.AppendNewID(nil)), Data: msg.Data, ContentType: msg.ContentType, Metadata: maps.Clone(msg.Metadata)},
 		topic: msg.Topic, result: make(chan error, 1),
 	}
 	g.mu.Lock()
 	g.pending = append(g.pending, p)
 	switch {
-	case len(g.pending) >= g.max || g.immediate:
+	case len(g.pending) >= g.max || g.immediate || g.closing:
 		g.flush()
 	case len(g.pending) == 1:
 		g.deadline = g.running.block.options.Clock.AfterFunc(g.await, g.expired)
@@ -115,6 +118,14 @@ func (g *gatherer) flush() {
 			batch = others
 		}
 	})
+}
+
+// close sends what is pending on its way, and what is still added, too.
+func (g *gatherer) close() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.closing = true
+	g.flush()
 }
 
 // wait returns when no bulk is on its way; nothing is added any more.

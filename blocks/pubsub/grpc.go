@@ -20,7 +20,7 @@ func (p *PubSub) Server() PubsubServer { return PubsubServer{p} }
 func callTrace(ctx context.Context) Trace {
 	md, _ := metadata.FromIncomingContext(ctx)
 	var t Trace
-	if v := md["traceparent"]; len(v) > 0 {
+	if v := md["traceparent"]; len(v) > 0 && isTraceParent(v[0]) {
 		t.Parent = v[0]
 		if v := md["tracestate"]; len(v) > 0 {
 			t.State = v[0]

@@ -25,7 +25,7 @@ func (p *PubSub) Routes() []api.Route {
 
 func requestTrace(c *api.Call) Trace {
 	parent := c.Header("Traceparent")
-	if len(parent) == 0 {
+	if len(parent) == 0 || !isTraceParent(string(parent)) {
 		return Trace{}
 	}
 	return Trace{Parent: string(parent), State: string(c.Header("Tracestate"))}

@@ -1,11 +1,14 @@
 package pubsub
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"math/rand/v2"
 	"reflect"
+	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -36,7 +39,7 @@ type manager struct {
 	// period is the time in which the app is healthy; nil outside of it.
 	period *period
 	// draining is closed when the slot of a key that was stopped last has ended.
-	draining map[any]<-chan struct{}
+	draining map[any]chan struct{}
 	// removing are the components that are being taken out.
 	removing map[string]struct{}
 }
@@ -69,7 +72,7 @@ func (m *manager) init(p *PubSub) {
 	m.slots = map[any]*slot{}
 	m.consumers = map[*consumer]struct{}{}
 	m.streams = map[*stream]struct{}{}
-	m.draining = map[any]<-chan struct{}{}
+	m.draining = map[any]chan struct{}{}
 	m.removing = map[string]struct{}{}
 }
 
@@ -108,12 +111,16 @@ func (p *PubSub) Subscriptions() []Subscription {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	list := effective(m.declarative, m.programmatic)
+	var streaming []Subscription
 	for s := range m.streams {
 		if s.subscription.Topic != "" { // it has said what it wants
-			list = append(list, s.subscription)
+			streaming = append(streaming, s.subscription)
 		}
 	}
-	return list
+	slices.SortFunc(streaming, func(a, b Subscription) int {
+		return cmp.Or(strings.Compare(a.Component, b.Component), strings.Compare(a.Topic, b.Topic))
+	})
+	return append(list, streaming...)
 }
 
 // StartApp starts the app's subscriptions, after asking it for its own the first time; for every time the app turns healthy. The
@@ -300,7 +307,20 @@ func (m *manager) drop(key any, cause error) {
 	s := m.slots[key]
 	s.stop(cause)
 	delete(m.slots, key)
-	m.draining[key] = s.done
+	select {
+	case <-s.done:
+	default:
+		m.draining[key] = s.done
+	}
+}
+
+// drained forgets a slot that has ended.
+func (m *manager) drained(key any, s *slot) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.draining[key] == s.done {
+		delete(m.draining, key)
+	}
 }
 
 // keep starts a slot if its component is there. The caller holds the lock. tried is closed after the first attempt to
@@ -315,17 +335,18 @@ func (m *manager) keep(key any, s Subscription, open func(*broker) (*running, er
 	m.slots[key] = sl
 	before := m.draining[key]
 	m.tasks.Go(func() {
+		defer m.drained(key, sl)
 		defer close(sl.done)
 		defer e.Release()
 		tried := sync.OnceFunc(func() { close(sl.tried) })
 		defer tried()
 		if before != nil {
-			// Two consumers of one group would share the messages between them, and the old one takes no more.
-			select {
-			case <-before:
-			case <-ctx.Done():
-				return
-			}
+			// Two consumers of one group would share the messages between them, and the old one takes no more. Whoever waits
+			// for this one waits for that one, too.
+			<-before
+		}
+		if ctx.Err() != nil {
+			return
 		}
 		m.maintain(ctx, &sl.subscription, func() (*running, error) { return open(e.Component) }, tried)
 	})
@@ -447,17 +468,14 @@ type consumer struct {
 }
 
 func (c *consumer) open(b *broker) (*running, error) {
-	if !b.scopes.maySubscribe(c.subscription.Topic) {
-		return nil, fmt.Errorf("subscription to topic '%s' on pubsub '%s' is %w", c.subscription.Topic, b.name, errNotAllowed)
-	}
 	r := c.block.bareRunning(b, c.subscription)
 	r.process = func(ctx context.Context, msg *pubsub.Message) error { return c.handler(ctx, msg.Data) }
 	return r, nil
 }
 
 // Consume delivers the messages of a topic to a part of the sidecar itself until stop is called. It waits for the component to be
-// loaded and subscribes as often as it takes. The handler's nil acknowledges. stop waits for running handlers, at most until
-// ctx ends.
+// loaded and subscribes as often as it takes; scopes do not apply. The handler's nil acknowledges. stop waits for running
+// handlers, at most until ctx ends.
 func (p *PubSub) Consume(component, topic string, handler func(ctx context.Context, data []byte) error) (stop func(ctx context.Context)) {
 	m := &p.manager
 	c := &consumer{block: p, subscription: Subscription{Component: component, Topic: topic}, handler: handler}
@@ -475,7 +493,6 @@ func (p *PubSub) Consume(component, topic string, handler func(ctx context.Conte
 			m.drop(c, errStop)
 		}
 		done := m.draining[c]
-		delete(m.draining, c)
 		m.mu.Unlock()
 		if done != nil {
 			select {

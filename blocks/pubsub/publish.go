@@ -38,21 +38,26 @@ const rawPayload = "rawPayload"
 
 // open looks a component up, after checking the names of a request. The entry must be released.
 func (p *PubSub) open(component, topic string, metadata map[string]string) (*table.Entry[*broker], error) {
-	if metadata == nil {
-		metadata = map[string]string{}
-	}
 	if component == "" {
-		return nil, api.ErrPubsubNameEmpty(metadata)
+		return nil, api.ErrPubsubNameEmpty(orEmpty(metadata))
 	}
 	e := p.brokers.Use(component)
 	if e == nil {
-		return nil, api.ErrPubsubNotFound(component, metadata)
+		return nil, api.ErrPubsubNotFound(component, orEmpty(metadata))
 	}
 	if topic == "" {
 		e.Release()
-		return nil, api.ErrPubsubTopicEmpty(component, metadata)
+		return nil, api.ErrPubsubTopicEmpty(component, orEmpty(metadata))
 	}
 	return e, nil
+}
+
+// orEmpty makes metadata that is not there empty, as errors show it.
+func orEmpty(metadata map[string]string) map[string]string {
+	if metadata == nil {
+		return map[string]string{}
+	}
+	return metadata
 }
 
 // isRaw reads the rawPayload of a request's or subscription's metadata.

@@ -8,10 +8,15 @@ import (
 	"cel.dev/cel-go/common/ast"
 
 	"outrigger.dev/blocks/internal/cloudevents"
+	"outrigger.dev/invocation"
 )
 
 // router finds the path for an event (Dapr API, delivery: routing).
-type router struct{ rules []compiledRule }
+type router struct {
+	rules []compiledRule
+	// methods are the paths of the rules as methods of an HTTP app.
+	methods map[string]string
+}
 
 type compiledRule struct {
 	match string
@@ -22,7 +27,8 @@ type compiledRule struct {
 
 // newRouter compiles the rules. The error names the expression at fault and what is wrong with it.
 func newRouter(rules []Rule) (*router, error) {
-	r := &router{rules: make([]compiledRule, 0, len(rules))}
+	r := &router{rules: make([]compiledRule, 0, len(rules)), methods: make(map[string]string, len(rules))}
+	closed := false
 	for _, rule := range rules {
 		compiled := compiledRule{match: strings.TrimSpace(rule.Match), path: rule.Path}
 		if compiled.match != "" {
@@ -32,10 +38,11 @@ func newRouter(rules []Rule) (*router, error) {
 			}
 			compiled.program = program
 		}
-		r.rules = append(r.rules, compiled)
-		if compiled.program == nil {
-			break // what follows is never reached
+		if !closed {
+			r.rules = append(r.rules, compiled)
+			r.methods[rule.Path] = invocation.CleanMethod(rule.Path)
 		}
+		closed = closed || compiled.program == nil // what follows is never reached
 	}
 	return r, nil
 }

@@ -9,6 +9,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/jonboulle/clockwork"
+
 	"outrigger.dev/components/pubsub"
 )
 
@@ -74,7 +76,7 @@ func (r *running) start(ctx context.Context) error {
 	var err error
 	switch native, ok := r.broker.component.(pubsub.BulkSubscriber); {
 	case bulk.Enabled && r.bulkReceiver != nil && ok:
-		r.source, err = native.BulkSubscribe(ctx, pubsub.BulkSubscribeRequest{SubscribeRequest: request, MaxMessages: bulk.MaxMessages, MaxAwait: bulk.MaxAwait}, r.takeBulk)
+		r.source, err = native.BulkSubscribe(ctx, pubsub.BulkSubscribeRequest{SubscribeRequest: request, MaxMessages: max(bulk.MaxMessages, 0), MaxAwait: max(bulk.MaxAwait, 0)}, r.takeBulk)
 	case bulk.Enabled && r.bulkReceiver != nil:
 		if r.gather == nil {
 			r.gather = newGatherer(r, bulk, pubsub.GathersImmediately(r.broker.component))
@@ -107,11 +109,15 @@ func (r *running) leave() {
 // closing reports whether the subscription takes no more messages.
 func (r *running) closing() bool { return r.users.Load() >= closedMark }
 
-// close takes no more messages. idle is closed once those in hand are done.
-func (r *running) close() {
-	if r.users.Add(closedMark) == closedMark {
+// close takes no more messages, and reports whether there are some in hand. idle is closed once they are done.
+func (r *running) close() (inHand bool) {
+	if inHand = r.users.Add(closedMark) > closedMark; !inHand {
 		r.once.Do(func() { close(r.idle) })
 	}
+	if r.gather != nil {
+		r.gather.close()
+	}
+	return inHand
 }
 
 // hold keeps a message without a verdict until the broker's handler is broken off, so that it is delivered again elsewhere and
@@ -176,6 +182,8 @@ func (r *running) takeGathered(ctx context.Context, msg *pubsub.Message) error {
 const (
 	stopLimit  = 30 * time.Second
 	pauseLimit = 5 * time.Second
+	// ackGrace is what the broker's side gets to pass the last verdicts on before its handlers are told that they have none.
+	ackGrace   = 400 * time.Millisecond
 	pauseQuiet = 100 * time.Millisecond
 	pausePoll  = 20 * time.Millisecond
 )
@@ -188,16 +196,19 @@ func (r *running) stop(ctx context.Context, pause bool) {
 		r.cancel()
 		return
 	}
-	ctx, cancel := context.WithTimeout(ctx, stopLimit)
+	ctx, cancel := clockwork.WithTimeout(ctx, r.block.options.Clock, stopLimit)
 	defer cancel()
 	if p, ok := r.source.(pubsub.Pauser); ok && pause {
 		if err := r.pause(ctx, p); err != nil {
 			r.log.Debug("a subscription could not be paused; it is closed at once", "subscription", r.subscription.String(), "error", err)
 		}
 	}
-	r.close()
+	inHand := r.close()
 	select {
 	case <-r.idle:
+		if inHand {
+			r.block.manager.sleep(ctx, ackGrace)
+		}
 	case <-ctx.Done():
 		r.log.Warn(fmt.Sprintf("messages on %s are still with the app; their delivery is broken off, and the broker delivers them again", &r.subscription))
 		r.cancel()
@@ -213,10 +224,13 @@ func (r *running) stop(ctx context.Context, pause bool) {
 
 // pause stops fetching and waits until what was fetched is delivered: until nothing was in hand for a moment.
 func (r *running) pause(ctx context.Context, p pubsub.Pauser) error {
-	pausing, cancel := context.WithTimeout(ctx, pauseLimit)
+	pausing, cancel := clockwork.WithTimeout(ctx, r.block.options.Clock, pauseLimit)
 	defer cancel()
 	if err := p.Pause(pausing); err != nil {
 		return err
+	}
+	if r.gather != nil {
+		r.gather.close()
 	}
 	ticks := r.block.options.Clock.NewTicker(pausePoll)
 	defer ticks.Stop()

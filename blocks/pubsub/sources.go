@@ -75,6 +75,7 @@ func parseSubscriptions(text []byte) (list []Subscription, dropped []string, err
 		return nil, nil, w.Err()
 	}
 	if w.Null() {
+		w.End()
 		return nil, nil, w.Err()
 	}
 	for w.Array(); w.Element(); {
@@ -98,7 +99,9 @@ func parseSubscriptions(text []byte) (list []Subscription, dropped []string, err
 			case w.Named("routes"):
 				s.Rules, otherwise = parseRoutes(&w)
 			case w.Named("bulkSubscribe"):
-				s.Bulk = parseBulk(&w)
+				if s.Bulk, err = parseBulk(&w); err != nil {
+					return nil, nil, err
+				}
 			default:
 				w.Skip()
 			}
@@ -148,6 +151,9 @@ func parseRules(w *jsontext.Walker) (rules []Rule) {
 	}
 	for w.Array(); w.Element(); {
 		var rule Rule
+		if w.Null() {
+			continue
+		}
 		for w.Object(); w.Member(); {
 			switch {
 			case w.Named("match"):
@@ -163,14 +169,19 @@ func parseRules(w *jsontext.Walker) (rules []Rule) {
 	return rules
 }
 
-func parseBulk(w *jsontext.Walker) (bulk Bulk) {
+func parseBulk(w *jsontext.Walker) (bulk Bulk, err error) {
 	if w.Null() {
-		return bulk
+		return bulk, nil
 	}
 	for w.Object(); w.Member(); {
 		switch {
 		case w.Named("enabled"):
-			bulk.Enabled = string(w.Raw()) == "true"
+			switch text := string(w.Raw()); text {
+			case "true", "false", "null", "":
+				bulk.Enabled = text == "true"
+			default:
+				return bulk, fmt.Errorf("bulkSubscribe.enabled is %s; use true or false", text)
+			}
 		case w.Named("maxMessagesCount"):
 			bulk.MaxMessages = w.Int()
 		case w.Named("maxAwaitDurationMs"):
@@ -179,7 +190,7 @@ func parseBulk(w *jsontext.Walker) (bulk Bulk) {
 			w.Skip()
 		}
 	}
-	return bulk
+	return bulk, nil
 }
 
 func fetchGRPC(ctx context.Context, channel *app.GRPCChannel) ([]Subscription, error) {

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
+	"slices"
 	"sync"
 
 	"google.golang.org/grpc"
@@ -24,11 +26,14 @@ type stream struct {
 	stop func(cause error)
 	done chan struct{} // closed when it has ended
 
-	sending sync.Mutex
-	client  eventStream
+	client eventStream
+	log    *slog.Logger
+	// out are messages for the client. One goroutine sends them, for a client that does not read blocks whoever does.
+	out chan outgoing
 
 	opened chan struct{} // closed when the client was told that it is subscribed
 	gone   chan struct{} // closed when the client is gone
+	leave  sync.Once     // closes gone
 
 	mu sync.Mutex
 	// waiting are the deliveries without an answer by the ID of their event, in the order they were sent: IDs are the
@@ -39,6 +44,14 @@ type stream struct {
 // answer is where the answer to an event is awaited.
 type answer struct {
 	status chan *runtimev1.TopicEventResponse
+	// abandoned: nobody awaits it any more. The stream's lock guards it.
+	abandoned bool
+}
+
+// outgoing is a message for the client, and who awaits the answer to it, if anybody.
+type outgoing struct {
+	message *runtimev1.SubscribeTopicEventsResponseAlpha1
+	answer  *answer
 }
 
 var _ receiver = (*stream)(nil)
@@ -56,14 +69,14 @@ func (s *stream) deliver(ctx context.Context, d *delivery) (verdict, error) {
 	if err != nil {
 		return 0, err
 	}
-	a := &answer{make(chan *runtimev1.TopicEventResponse, 1)}
-	s.mu.Lock()
-	s.waiting[event.GetId()] = append(s.waiting[event.GetId()], a)
-	s.mu.Unlock()
-	if err := s.send(&runtimev1.SubscribeTopicEventsResponseAlpha1{
+	a := &answer{status: make(chan *runtimev1.TopicEventResponse, 1)}
+	select {
+	case s.out <- outgoing{&runtimev1.SubscribeTopicEventsResponseAlpha1{
 		SubscribeTopicEventsResponseType: &runtimev1.SubscribeTopicEventsResponseAlpha1_EventMessage{EventMessage: event},
-	}); err != nil {
-		s.forget(event.GetId(), a)
+	}, a}:
+	case <-s.gone:
+		return 0, errLater
+	case <-ctx.Done():
 		return 0, errLater
 	}
 	select {
@@ -78,23 +91,47 @@ func (s *stream) deliver(ctx context.Context, d *delivery) (verdict, error) {
 	}
 }
 
-func (s *stream) send(m *runtimev1.SubscribeTopicEventsResponseAlpha1) error {
-	s.sending.Lock()
-	defer s.sending.Unlock()
-	return s.client.Send(m)
+// send sends what is put out until the stream has ended. A blocked Send ends when the call does.
+func (s *stream) send() {
+	for {
+		select {
+		case next := <-s.out:
+			if next.answer != nil && !s.await(next.message.GetEventMessage().GetId(), next.answer) {
+				continue
+			}
+			if s.client.Send(next.message) != nil {
+				s.left()
+				return
+			}
+		case <-s.done:
+			return
+		}
+	}
 }
+
+// await registers an answer just before its event is sent, so that events of one ID are awaited in the order in which they are
+// sent. It is false when nobody wants the answer any more.
+func (s *stream) await(id string, a *answer) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if a.abandoned {
+		return false
+	}
+	s.waiting[id] = append(s.waiting[id], a)
+	return true
+}
+
+// left marks the client as gone.
+func (s *stream) left() { s.leave.Do(func() { close(s.gone) }) }
 
 func (s *stream) forget(id string, a *answer) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	a.abandoned = true
 	list := s.waiting[id]
-	for i := range list {
-		if list[i] == a {
-			list = append(list[:i:i], list[i+1:]...)
-			break
-		}
+	if i := slices.Index(list, a); i >= 0 {
+		s.put(id, slices.Delete(list, i, i+1))
 	}
-	s.put(id, list)
 }
 
 func (s *stream) put(id string, list []*answer) {
@@ -130,10 +167,12 @@ func (p *PubSub) serveStream(client eventStream) error {
 	ctx, cancel := context.WithCancelCause(client.Context())
 	defer cancel(nil)
 	s := &stream{
-		stop: cancel, done: make(chan struct{}), client: client, opened: make(chan struct{}), gone: make(chan struct{}), waiting: map[string][]*answer{},
+		stop: cancel, done: make(chan struct{}), client: client, log: p.options.Log, out: make(chan outgoing),
+		opened: make(chan struct{}), gone: make(chan struct{}), waiting: map[string][]*answer{},
 	}
 	defer close(s.done)
-	// Only the return of this function ends a Recv, so nobody can wait here for what reads; the server does when it stops.
+	// Only the return of this function ends a Recv or a blocked Send, so nobody can wait here for what reads and sends.
+	go s.send()
 	requests := make(chan received)
 	go func() {
 		for {
@@ -190,6 +229,9 @@ func (p *PubSub) serveStream(client eventStream) error {
 		if r != nil {
 			r.cancel()
 		}
+		if ctx.Err() != nil && client.Context().Err() == nil {
+			return errStreamClosed()
+		}
 		return api.ErrPubsubSubscribe(codes.Unknown, fmt.Sprintf("failed to create subscription for %s: %s", subscription.Component, err))
 	}
 	end := s.serve(ctx, requests)
@@ -205,32 +247,34 @@ func (p *PubSub) serveStream(client eventStream) error {
 
 // serve opens the stream and takes answers until the stream ends. The error is what the client sees.
 func (s *stream) serve(ctx context.Context, requests <-chan received) error {
-	if err := s.send(&runtimev1.SubscribeTopicEventsResponseAlpha1{
+	select {
+	case s.out <- outgoing{message: &runtimev1.SubscribeTopicEventsResponseAlpha1{
 		SubscribeTopicEventsResponseType: &runtimev1.SubscribeTopicEventsResponseAlpha1_InitialResponse{InitialResponse: &runtimev1.SubscribeTopicEventsResponseInitialAlpha1{}},
-	}); err != nil {
-		close(s.gone)
-		return err
+	}}:
+		close(s.opened)
+	case <-ctx.Done():
+		s.left() // events that came already have nobody to go to
 	}
-	close(s.opened)
 	for {
 		select {
 		case in := <-requests:
 			if err := s.process(in); err != nil {
-				close(s.gone)
-				if errors.Is(err, io.EOF) {
-					return nil
-				}
+				s.left()
+				return ended(err)
+			}
+		case <-s.gone: // nothing can be sent any more
+			return errStreamClosed()
+		case <-ctx.Done():
+			if err := s.client.Context().Err(); err != nil {
+				s.left()
 				return err
 			}
-		case <-ctx.Done():
-			if s.client.Context().Err() != nil {
-				close(s.gone)
-				return s.client.Context().Err()
-			}
-			return api.ErrPubsubSubscribe(codes.Unknown, "stream closed")
+			return errStreamClosed()
 		}
 	}
 }
+
+func errStreamClosed() error { return api.ErrPubsubSubscribe(codes.Unknown, "stream closed") }
 
 func (s *stream) process(in received) error {
 	if in.err != nil {
@@ -240,7 +284,9 @@ func (s *stream) process(in received) error {
 	if answer == nil {
 		return api.ErrPubsubSubscribe(codes.Unknown, "duplicate initial request received")
 	}
-	s.answered(answer)
+	if !s.answered(answer) {
+		s.log.Warn(fmt.Sprintf("a stream on %s answers event %q, which it has no answer due for; the answer is ignored", &s.subscription, answer.GetId()))
+	}
 	return nil
 }
 
@@ -254,11 +300,7 @@ func (s *stream) drain(requests <-chan received, stopped <-chan struct{}) {
 				continue
 			}
 			requests = nil
-			select {
-			case <-s.gone:
-			default:
-				close(s.gone)
-			}
+			s.left()
 		case <-stopped:
 			return
 		}

@@ -3,7 +3,6 @@ package pubsub
 import (
 	"fmt"
 	"slices"
-	"strings"
 	"time"
 
 	"outrigger.dev/resource"
@@ -93,6 +92,3 @@ func (s *Subscription) String() string {
 	}
 	return fmt.Sprintf("topic %s of pubsub %s%s", s.Topic, s.Component, name)
 }
-
-// appPath is the path of an app for the path of a rule: with a leading slash.
-func appPath(path string) string { return "/" + strings.TrimPrefix(path, "/") }
