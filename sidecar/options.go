@@ -107,7 +107,7 @@ func Defaults() Options {
 		AppProtocol: "http", AppChannelAddress: "127.0.0.1", AppMaxConcurrency: -1,
 		AppHealthCheckPath: "/healthz", AppHealthProbeInterval: 5 * time.Second, AppHealthProbeTimeout: 500 * time.Millisecond, AppHealthThreshold: 3,
 		AppBindingOptionsTimeout: bindings.DefaultProbeTimeout,
-		HTTPPort: 3500, GRPCPort: 50001, ListenAddresses: []string{""},
+		HTTPPort:                 3500, GRPCPort: 50001, ListenAddresses: []string{""},
 		EnableMetrics: true, MetricsPort: 9090, MetricsListenAddress: "0.0.0.0", ProfilePort: 7777,
 		MaxBodySize: 4 << 20, ReadBufferSize: 4 << 10, GracefulShutdown: 5 * time.Second,
 		NameResolution: "mdns", Version: "edge",

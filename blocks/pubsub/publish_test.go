@@ -196,7 +196,8 @@ func TestPublishEnvelope(t *testing.T) {
 		{"a trace that is none", "", "x", nil, "junk", map[string]any{"traceid": "", "traceparent": "", "tracestate": ""}},
 		{
 			"overrides in any case", "", "x",
-			map[string]string{"cloudevent.id": "i", "CloudEvent.SOURCE": "s", "cloudevent.type": "ty", "cloudevent.subject": "su", "cloudevent.tracestate": "ts", "cloudevent.other": "o"}, "",
+			map[string]string{"cloudevent.id": "i", "CloudEvent.SOURCE": "s", "cloudevent.type": "ty", "cloudevent.subject": "su", "cloudevent.tracestate": "ts", "cloudevent.other": "o"},
+			"",
 			map[string]any{"id": "i", "source": "s", "type": "ty", "subject": "su", "tracestate": "ts", "other": nil},
 		},
 		{"traceid overrides both", "", "x", map[string]string{"cloudevent.traceid": "1"}, parent, map[string]any{"traceid": "1", "traceparent": "1"}},
@@ -206,7 +207,8 @@ func TestPublishEnvelope(t *testing.T) {
 		{"a ttl that is none", "", "x", map[string]string{"ttlInSeconds": "-1"}, "", map[string]any{"expiration": nil}},
 		{
 			"an event passes through", "application/cloudevents+json", `{"id":"mine","topic":"other","pubsubname":"other","ext":1,"data":{"big":12345678901234567890}} junk`,
-			map[string]string{"cloudevent.id": "no", "ttl": "1m"}, "",
+			map[string]string{"cloudevent.id": "no", "ttl": "1m"},
+			"",
 			map[string]any{
 				"id": "mine", "topic": "t", "pubsubname": "ps", "ext": 1.0, "source": "Dapr", "type": "com.dapr.event.sent", "specversion": "1.0", "time": noon.Format(time.RFC3339),
 				"datacontenttype": nil, "expiration": "2026-03-01T12:01:00Z", "traceid": "", "traceparent": "",
@@ -292,7 +294,10 @@ func TestPublishKeepsNothingOfTheRequest(t *testing.T) {
 	b := newBroker()
 	h.add("ps", b)
 	for _, m := range []Publication{
-		{ContentType: "application/json"}, {ContentType: "text/plain"}, {ContentType: "application/octet-stream"}, {ContentType: "application/cloudevents+json"},
+		{ContentType: "application/json"},
+		{ContentType: "text/plain"},
+		{ContentType: "application/octet-stream"},
+		{ContentType: "application/cloudevents+json"},
 		{Metadata: map[string]string{"rawPayload": "true"}},
 	} {
 		buffer := []byte(`{"a":"bcdef"}`)

@@ -117,7 +117,9 @@ func TestStreamRefusals(t *testing.T) {
 		{"no topic", []*runtimev1.SubscribeTopicEventsRequestAlpha1{initial("ps", "")}, nil, codes.Unknown, "topic is required"},
 		{"unknown component", []*runtimev1.SubscribeTopicEventsRequestAlpha1{initial("none", "t")}, nil, codes.InvalidArgument, "pubsub none is not found"},
 		{
-			"scopes", []*runtimev1.SubscribeTopicEventsRequestAlpha1{initial("ps", "secret")}, nil, codes.Unknown,
+			"scopes",
+			[]*runtimev1.SubscribeTopicEventsRequestAlpha1{initial("ps", "secret")},
+			nil, codes.Unknown,
 			"failed to create subscription for ps: subscription to topic 'secret' on pubsub 'ps' is not allowed",
 		},
 		{"the broker", []*runtimev1.SubscribeTopicEventsRequestAlpha1{initial("ps", "t")}, errBroker, codes.Unknown, "failed to create subscription for ps: failed to subscribe to topic t: no broker"},

@@ -75,20 +75,35 @@ func TestHostURI(t *testing.T) {
 	}
 }
 
+// waited tells when somebody begins to wait for its end.
+type waited struct {
+	context.Context
+	begun func()
+}
+
+func (w *waited) Done() <-chan struct{} {
+	w.begun()
+	return w.Context.Done()
+}
+
 // TestAttempts are made once for all who wait, and not more often than ReconnectWait says.
 func TestAttempts(t *testing.T) {
 	release := make(chan struct{})
 	uri, count := listen(t, func(conn net.Conn) { <-release; conn.Close() })
 	clock := clockwork.NewFakeClock()
 	c := newClient(t, uri, clock)
+	// ask returns when all of them wait.
 	ask := func(n int) chan error {
 		results := make(chan error, n)
+		var asking sync.WaitGroup
+		asking.Add(n)
 		for range n {
 			go func() {
-				_, err := c.Connection(context.Background())
+				_, err := c.Connection(&waited{Context: context.Background(), begun: sync.OnceFunc(asking.Done)})
 				results <- err
 			}()
 		}
+		asking.Wait()
 		return results
 	}
 	expect := func(results chan error) {
@@ -108,8 +123,8 @@ func TestAttempts(t *testing.T) {
 	close(release)
 	expect(first)
 	made := count.Load()
-	if made < 1 || made > 10 { // who asks after the failure waits for the next attempt
-		t.Errorf("%d attempts", made)
+	if made != 1 {
+		t.Errorf("%d attempts, want 1", made)
 	}
 	second := ask(5)
 	ctx, cancel := context.WithTimeout(t.Context(), patience)

@@ -25,9 +25,22 @@ func TestEvents(t *testing.T) {
 			name string
 			run  func(*testing.T, *eventApp)
 		}{
-			{"published", testPublished}, {"metadata", testPublishMetadata}, {"traced", testTraced}, {"bulk", testPublishedInBulk}, {"raw", testRaw}, {"routed", testRouted},
-			{"dead letters", testDeadLetters}, {"declared", testDeclared}, {"listed", testListed}, {"outbox", testOutbox}, {"refused", testRefused},
-			{"streams", testStreams}, {"stream errors", testStreamErrors}, {"out", testOutputBindings}, {"out fails", testOutputBindingErrors}, {"in", testInputBinding},
+			{"published", testPublished},
+			{"metadata", testPublishMetadata},
+			{"traced", testTraced},
+			{"bulk", testPublishedInBulk},
+			{"raw", testRaw},
+			{"routed", testRouted},
+			{"dead letters", testDeadLetters},
+			{"declared", testDeclared},
+			{"listed", testListed},
+			{"outbox", testOutbox},
+			{"refused", testRefused},
+			{"streams", testStreams},
+			{"stream errors", testStreamErrors},
+			{"out", testOutputBindings},
+			{"out fails", testOutputBindingErrors},
+			{"in", testInputBinding},
 		} {
 			t.Run(protocol+" "+test.name, func(t *testing.T) { test.run(t, a) })
 		}
@@ -127,7 +140,8 @@ func testTraced(t *testing.T, a *eventApp) {
 func testPublishedInBulk(t *testing.T, a *eventApp) {
 	ctx := bounded(t)
 	res := a.c.PublishEvents(ctx, "broker", "orders", []any{
-		"bulk text", []byte("bulk bytes"), order{"bulk", 2},
+		"bulk text", []byte("bulk bytes"),
+		order{"bulk", 2},
 		client.PublishEventsEvent{EntryID: "named", Data: []byte(`"bulk entry"`), ContentType: "application/json", Metadata: map[string]string{"cloudevent.type": "entry.type", "own": "entry"}},
 		map[string]any{"specversion": "1.0", "id": "bulk-own", "source": "s", "type": "bulk.own", "datacontenttype": "text/plain", "data": "bulk own"},
 	}, client.PublishEventsWithMetadata(map[string]string{"own": "request", "cloudevent.source": "of-request"}))
