@@ -23,7 +23,6 @@ const plainEvent = `{"id":"1","source":"s","type":"t","specversion":"1.0","datac
 // verdictCase is an answer of an app and what becomes of the message: without a dead-letter topic, and with one that takes
 // messages and one that does not.
 type verdictCase struct {
-	name                    string
 	plain, dead, refused    string
 	letters                 int
 	process, processOutcome string // metrics without a dead-letter topic
