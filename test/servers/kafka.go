@@ -77,15 +77,11 @@ func (n *kafkaNode) ready() error { return nil } // it answers, which is all the
 
 // kafkaJars finds the newest broker that test/setup/kafka.sh fetched.
 func kafkaJars() (dir, jar string, ok bool) {
-	cache := os.Getenv("XDG_CACHE_HOME")
-	if cache == "" {
-		home, err := os.UserHomeDir()
-		if err != nil {
-			return "", "", false
-		}
-		cache = filepath.Join(home, ".cache")
+	cache, err := cacheDir()
+	if err != nil {
+		return "", "", false
 	}
-	found, _ := filepath.Glob(filepath.Join(cache, "outrigger-test", "kafka", "[0-9]*", "kafka_2.13-*.jar"))
+	found, _ := filepath.Glob(filepath.Join(cache, "kafka", "[0-9]*", "kafka_2.13-*.jar"))
 	if len(found) == 0 {
 		return "", "", false
 	}

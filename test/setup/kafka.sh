@@ -9,7 +9,7 @@ set -u
 version=4.1.0
 scala=2.13
 
-cache=${XDG_CACHE_HOME:-$HOME/.cache}/outrigger-test/kafka
+cache=${XDG_CACHE_HOME:-${HOME:-/root}/.cache}/outrigger/test-servers/kafka
 jars=$cache/$version
 
 skipped() {
