@@ -11,7 +11,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"log/slog"
 	"math/big"
 	"net"
 	"net/http"
@@ -23,78 +22,16 @@ import (
 	"testing"
 	"time"
 
+	"outrigger.dev/app/apptest"
 	"outrigger.dev/invocation"
-	"outrigger.dev/telemetry/metrics"
+	"outrigger.dev/telemetry/metrics/metricstest"
 )
-
-// until waits for a condition.
-func until(t testing.TB, what string, ok func() bool) {
-	t.Helper()
-	for deadline := time.Now().Add(5 * time.Second); !ok(); {
-		if time.Now().After(deadline) {
-			t.Fatalf("waited too long until %s", what)
-		}
-		time.Sleep(time.Millisecond)
-	}
-}
-
-// logLines collects log lines.
-type logLines struct {
-	mu    sync.Mutex
-	lines []string
-}
-
-func (l *logLines) Enabled(context.Context, slog.Level) bool { return true }
-func (l *logLines) WithAttrs([]slog.Attr) slog.Handler       { return l }
-func (l *logLines) WithGroup(string) slog.Handler            { return l }
-func (l *logLines) Handle(_ context.Context, r slog.Record) error {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.lines = append(l.lines, r.Message)
-	return nil
-}
-
-func (l *logLines) count(part string) int {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	n := 0
-	for _, line := range l.lines {
-		if strings.Contains(line, part) {
-			n++
-		}
-	}
-	return n
-}
 
 // serve starts an app and the channel to it.
 func serve(t testing.TB, o Options, h http.HandlerFunc) Channel {
 	t.Helper()
-	s := httptest.NewUnstartedServer(h)
-	s.Config.ErrorLog = slog.NewLogLogger(slog.DiscardHandler, slog.LevelError)
-	switch o.Protocol {
-	case HTTPS:
-		s.StartTLS()
-	case H2C:
-		s.Config.Protocols = new(http.Protocols)
-		s.Config.Protocols.SetUnencryptedHTTP2(true)
-		s.Start()
-	default:
-		s.Start()
-	}
-	o.Port = s.Listener.Addr().(*net.TCPAddr).Port
-	c, err := New(o)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
-		defer cancel()
-		if err := c.Close(ctx); err != nil {
-			t.Errorf("Close: %v", err)
-		}
-		s.Close()
-	})
-	return c
+	o.Port = apptest.Serve(t, string(o.Protocol), h)
+	return apptest.Open(t, New, o)
 }
 
 // header makes a header from "Name: value" lines.
@@ -444,7 +381,7 @@ func TestAppDiesAndReturns(t *testing.T) {
 				s.Close()
 				<-done
 				if p == H2C { // the transport learns of the end a moment later
-					until(t, "the connection is gone", func() bool {
+					apptest.Until(t, "the connection is gone", func() bool {
 						conns := c.(*h2cChannel).conns
 						conns.mu.Lock()
 						defer conns.mu.Unlock()
@@ -665,10 +602,7 @@ func TestClose(t *testing.T) {
 }
 
 func TestMetrics(t *testing.T) {
-	m, err := metrics.New(metrics.Options{AppID: "me", Enabled: true, HTTP: metrics.HTTPOptions{IncreasedCardinality: true}})
-	if err != nil {
-		t.Fatal(err)
-	}
+	m := metricstest.New(t, "me")
 	c := serve(t, Options{Metrics: m}, func(w http.ResponseWriter, r *http.Request) { w.WriteHeader(418) })
 	if _, err := c.Invoke(t.Context(), &invocation.Request{Verb: "GET", Method: "tea"}); err != nil {
 		t.Fatal(err)
@@ -694,7 +628,7 @@ func TestNoGoroutineStays(t *testing.T) {
 	for range 20 {
 		call()
 	}
-	until(t, "goroutines are gone", func() bool { return runtime.NumGoroutine() <= before })
+	apptest.Until(t, "goroutines are gone", func() bool { return runtime.NumGoroutine() <= before })
 }
 
 // keyPair makes a certificate for TLS tests, as PEM.

@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"outrigger.dev/app/apptest"
 	"outrigger.dev/invocation"
 	"outrigger.dev/resource"
 )
@@ -22,20 +23,6 @@ func endpointOf(name, base string) *resource.HTTPEndpoint {
 
 func text(s string) *resource.TLSDocument {
 	return &resource.TLSDocument{Value: resource.TextValue(s)}
-}
-
-func external(t *testing.T, o ExternalOptions) *External {
-	t.Helper()
-	x, err := NewExternal(o)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := x.Close(context.Background()); err != nil {
-			t.Error(err)
-		}
-	})
-	return x
 }
 
 func TestExternal(t *testing.T) {
@@ -54,7 +41,7 @@ func TestExternal(t *testing.T) {
 	defer s.Close()
 	e := endpointOf("ep", s.URL+"/base/")
 	e.Spec.Headers = []resource.NameValue{{Name: "authorization", Value: resource.TextValue("fixed")}, {Name: "bad name", Value: resource.TextValue("x")}}
-	x := external(t, ExternalOptions{Endpoints: []*resource.HTTPEndpoint{e, endpointOf("plain", s.URL)}})
+	x := apptest.Open(t, NewExternal, ExternalOptions{Endpoints: []*resource.HTTPEndpoint{e, endpointOf("plain", s.URL)}})
 	if base, ok := x.BaseURL("ep"); !ok || base != s.URL+"/base/" {
 		t.Error(base, ok)
 	}
@@ -102,7 +89,7 @@ func TestExternalLimits(t *testing.T) {
 	release := make(chan struct{})
 	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { <-release }))
 	defer s.Close()
-	x := external(t, ExternalOptions{MaxConcurrency: 1, Endpoints: []*resource.HTTPEndpoint{endpointOf("a", s.URL), endpointOf("b", s.URL)}})
+	x := apptest.Open(t, NewExternal, ExternalOptions{MaxConcurrency: 1, Endpoints: []*resource.HTTPEndpoint{endpointOf("a", s.URL), endpointOf("b", s.URL)}})
 	done := make(chan error, 3)
 	for _, target := range []string{"a", "b", s.URL} { // each has its own count
 		e := x.urls
@@ -113,7 +100,7 @@ func TestExternalLimits(t *testing.T) {
 			_, err := x.Invoke(t.Context(), target, &invocation.Request{Verb: "GET"})
 			done <- err
 		}()
-		until(t, "the call runs", func() bool { return len(e.client.gate.slots) == 1 })
+		apptest.Until(t, "the call runs", func() bool { return len(e.client.gate.slots) == 1 })
 	}
 	for _, target := range []string{"a", s.URL} {
 		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond)
@@ -158,7 +145,7 @@ func TestExternalTLS(t *testing.T) {
 	defer s.Close()
 	trusting := endpointOf("trusting", s.URL)
 	trusting.Spec.ClientTLS = &resource.TLS{RootCA: text(string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: s.Certificate().Raw})))}
-	x := external(t, ExternalOptions{Endpoints: []*resource.HTTPEndpoint{trusting, endpointOf("doubting", s.URL)}})
+	x := apptest.Open(t, NewExternal, ExternalOptions{Endpoints: []*resource.HTTPEndpoint{trusting, endpointOf("doubting", s.URL)}})
 	if resp, err := x.Invoke(t.Context(), "trusting", &invocation.Request{Verb: "GET"}); err != nil || resp.Status != 200 {
 		t.Error(resp, err)
 	}

@@ -2,10 +2,7 @@ package app
 
 import (
 	"context"
-	"crypto/tls"
 	"errors"
-	"net"
-	"net/http/httptest"
 	"slices"
 	"strings"
 	"sync"
@@ -15,7 +12,6 @@ import (
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/types/known/anypb"
@@ -23,69 +19,18 @@ import (
 
 	commonv1 "outrigger.dev/api/gen/common/v1"
 	runtimev1 "outrigger.dev/api/gen/runtime/v1"
+	"outrigger.dev/app/apptest"
 	"outrigger.dev/invocation"
 )
 
-// callbacks is a gRPC app.
-type callbacks struct {
-	runtimev1.UnimplementedAppCallbackServer
-	runtimev1.UnimplementedAppCallbackHealthCheckServer
-	invoke func(context.Context, *commonv1.InvokeRequest) (*commonv1.InvokeResponse, error)
-	health func() error
-}
-
-func (c *callbacks) OnInvoke(ctx context.Context, r *commonv1.InvokeRequest) (*commonv1.InvokeResponse, error) {
-	if c.invoke == nil {
-		return c.UnimplementedAppCallbackServer.OnInvoke(ctx, r)
-	}
-	return c.invoke(ctx, r)
-}
-
-func (c *callbacks) HealthCheck(context.Context, *emptypb.Empty) (*runtimev1.HealthCheckResponse, error) {
-	if err := c.health(); err != nil {
-		return nil, err
-	}
-	return &runtimev1.HealthCheckResponse{}, nil
-}
-
-func (c *callbacks) ListTopicSubscriptions(ctx context.Context, _ *emptypb.Empty) (*runtimev1.ListTopicSubscriptionsResponse, error) {
-	md, _ := metadata.FromIncomingContext(ctx)
-	return nil, status.Error(codes.DataLoss, strings.Join(md["dapr-api-token"], ","))
-}
-
-func serveGRPC(t testing.TB, o Options, app *callbacks) *GRPCChannel {
+// serveGRPC starts a gRPC app and the channel to it.
+func serveGRPC(t testing.TB, o Options, callbacks *apptest.Callbacks) *GRPCChannel {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	var options []grpc.ServerOption
-	if o.Protocol == GRPCS {
-		s := httptest.NewUnstartedServer(nil)
-		s.StartTLS()
-		s.Close()
-		options = append(options, grpc.Creds(credentials.NewTLS(&tls.Config{Certificates: s.TLS.Certificates})))
-	} else {
+	if o.Protocol == "" {
 		o.Protocol = GRPC
 	}
-	s := grpc.NewServer(options...)
-	runtimev1.RegisterAppCallbackServer(s, app)
-	runtimev1.RegisterAppCallbackHealthCheckServer(s, app)
-	done := make(chan struct{})
-	go func() { defer close(done); _ = s.Serve(l) }()
-	o.Port = l.Addr().(*net.TCPAddr).Port
-	c, err := New(o)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := c.Close(context.Background()); err != nil {
-			t.Error(err)
-		}
-		s.Stop()
-		<-done
-	})
-	return c.(*GRPCChannel)
+	o.Port = apptest.ServeGRPC(t, string(o.Protocol), callbacks)
+	return apptest.Open(t, New, o).(*GRPCChannel)
 }
 
 func TestOnInvoke(t *testing.T) {
@@ -94,7 +39,7 @@ func TestOnInvoke(t *testing.T) {
 		t.Run(string(p), func(t *testing.T) {
 			var got *commonv1.InvokeRequest
 			var md metadata.MD
-			app := &callbacks{invoke: func(ctx context.Context, r *commonv1.InvokeRequest) (*commonv1.InvokeResponse, error) {
+			app := &apptest.Callbacks{Invoke: func(ctx context.Context, r *commonv1.InvokeRequest) (*commonv1.InvokeResponse, error) {
 				got = r
 				md, _ = metadata.FromIncomingContext(ctx)
 				_ = grpc.SetHeader(ctx, metadata.Pairs("x-head", "1", "x-head", "2", "h-bin", "\x00\x01"))
@@ -159,7 +104,7 @@ func TestOnInvoke(t *testing.T) {
 
 func TestGRPCFailures(t *testing.T) {
 	ended := make(chan struct{}, 1)
-	c := serveGRPC(t, Options{MaxBodySize: 1000, MaxConcurrency: 1}, &callbacks{invoke: func(ctx context.Context, r *commonv1.InvokeRequest) (*commonv1.InvokeResponse, error) {
+	c := serveGRPC(t, Options{MaxBodySize: 1000, MaxConcurrency: 1}, &apptest.Callbacks{Invoke: func(ctx context.Context, r *commonv1.InvokeRequest) (*commonv1.InvokeResponse, error) {
 		switch r.GetMethod() {
 		case "wait":
 			<-ctx.Done()
@@ -190,7 +135,7 @@ func TestGRPCFailures(t *testing.T) {
 		t.Error(resp, err)
 	}
 
-	none := serveGRPC(t, Options{}, &callbacks{})
+	none := serveGRPC(t, Options{}, &apptest.Callbacks{})
 	if resp, err := none.Invoke(t.Context(), &invocation.Request{}); err != nil || resp.Status != int(codes.Unimplemented) {
 		t.Error(resp, err)
 	}
@@ -206,10 +151,16 @@ func TestGRPCFailures(t *testing.T) {
 
 func TestPool(t *testing.T) {
 	release := make(chan struct{})
-	app := &callbacks{invoke: func(ctx context.Context, r *commonv1.InvokeRequest) (*commonv1.InvokeResponse, error) {
-		<-release
-		return &commonv1.InvokeResponse{}, nil
-	}}
+	app := &apptest.Callbacks{
+		Invoke: func(ctx context.Context, r *commonv1.InvokeRequest) (*commonv1.InvokeResponse, error) {
+			<-release
+			return &commonv1.InvokeResponse{}, nil
+		},
+		Subscriptions: func(ctx context.Context) (*runtimev1.ListTopicSubscriptionsResponse, error) {
+			md, _ := metadata.FromIncomingContext(ctx)
+			return nil, status.Error(codes.DataLoss, strings.Join(md["dapr-api-token"], ","))
+		},
+	}
 	c := serveGRPC(t, Options{APIToken: "secret"}, app)
 	var calls sync.WaitGroup
 	for range 150 {
@@ -227,7 +178,7 @@ func TestPool(t *testing.T) {
 		}
 		return len(c.conns.conns), calls
 	}
-	until(t, "all calls run", func() bool { _, n := count(); return n == 150 })
+	apptest.Until(t, "all calls run", func() bool { _, n := count(); return n == 150 })
 	if n, _ := count(); n != 2 {
 		t.Errorf("%d connections for 150 calls", n)
 	}
@@ -260,7 +211,7 @@ func TestPool(t *testing.T) {
 	}
 	cancel()
 	_ = stream.RecvMsg(&emptypb.Empty{})
-	until(t, "the stream is gone", func() bool { _, n := count(); return n == 0 })
+	apptest.Until(t, "the stream is gone", func() bool { _, n := count(); return n == 0 })
 }
 
 func TestTraceContext(t *testing.T) {

@@ -17,7 +17,9 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
+	"outrigger.dev/app/apptest"
 	"outrigger.dev/invocation"
+	"outrigger.dev/telemetry/logging/logtest"
 )
 
 // run runs the health checks until the test ends.
@@ -33,15 +35,15 @@ func TestHealth(t *testing.T) {
 	for _, p := range []Protocol{HTTP, HTTPS, H2C, GRPC} {
 		t.Run(string(p), func(t *testing.T) {
 			clock := clockwork.NewFakeClock()
-			log := &logLines{}
-			options := Options{Protocol: p, Log: slog.New(log), APIToken: "t", Health: &HealthOptions{Path: "live", Threshold: 2, Clock: clock}}
+			var log logtest.Log
+			options := Options{Protocol: p, Log: log.Logger(), APIToken: "t", Health: &HealthOptions{Path: "live", Threshold: 2, Clock: clock}}
 			var sick atomic.Int32
 			asked := make(chan struct{}, 100)
 			var c Channel
 			if p == GRPC {
-				app := &callbacks{}
+				app := &apptest.Callbacks{}
 				c = serveGRPC(t, options, app)
-				app.health = func() error {
+				app.Health = func() error {
 					if sick.Load() != 0 {
 						return status.Error(codes.Unimplemented, "sick")
 					}
@@ -110,8 +112,8 @@ func TestHealth(t *testing.T) {
 			if p == GRPC {
 				reason = "Probe error: "
 			}
-			if log.count("App entered healthy status") != 2 || log.count("App entered un-healthy status: "+reason) != 1 {
-				t.Errorf("logged %q", log.lines)
+			if log.Count("App entered healthy status") != 2 || log.Count("App entered un-healthy status: "+reason) != 1 {
+				t.Errorf("logged %q", log.Lines())
 			}
 		})
 	}
@@ -168,19 +170,20 @@ func TestWaitForPort(t *testing.T) {
 	}
 	port := l.Addr().(*net.TCPAddr).Port
 	l.Close()
-	log, clock := &logLines{}, clockwork.NewFakeClock()
+	var log logtest.Log
+	clock := clockwork.NewFakeClock()
 	done := make(chan error)
-	go func() { done <- WaitForPort(t.Context(), WaitOptions{Port: port, Log: slog.New(log), Clock: clock}) }()
+	go func() { done <- WaitForPort(t.Context(), WaitOptions{Port: port, Log: log.Logger(), Clock: clock}) }()
 	waiting := fmt.Sprintf("waiting for application to listen on port %d", port)
-	until(t, "it logs that it waits", func() bool {
+	apptest.Until(t, "it logs that it waits", func() bool {
 		clock.Advance(100 * time.Millisecond)
-		return log.count(waiting) > 0
+		return log.Count(waiting) > 0
 	})
 	if l, err = net.Listen("tcp", l.Addr().String()); err != nil {
 		t.Fatal(err)
 	}
 	defer l.Close()
-	until(t, "it finds the app", func() bool {
+	apptest.Until(t, "it finds the app", func() bool {
 		clock.Advance(100 * time.Millisecond)
 		select {
 		case err = <-done:
@@ -189,9 +192,9 @@ func TestWaitForPort(t *testing.T) {
 			return false
 		}
 	})
-	if err != nil || log.count(fmt.Sprintf("application discovered on port %d", port)) != 1 ||
-		log.lines[0] != fmt.Sprintf("application protocol: http. waiting on port %d.  This will block until the app is listening on that port.", port) {
-		t.Errorf("%v, %q", err, log.lines)
+	if err != nil || log.Count(fmt.Sprintf("application discovered on port %d", port)) != 1 ||
+		log.Lines()[0] != fmt.Sprintf("INFO application protocol: http. waiting on port %d.  This will block until the app is listening on that port.", port) {
+		t.Errorf("%v, %q", err, log.Lines())
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
 	defer cancel()

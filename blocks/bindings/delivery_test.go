@@ -6,7 +6,6 @@ import (
 	"encoding/base64"
 	"errors"
 	"io"
-	"log/slog"
 	"maps"
 	"net/http"
 	"strings"
@@ -20,8 +19,10 @@ import (
 
 	runtimev1 "outrigger.dev/api/gen/runtime/v1"
 	"outrigger.dev/app"
+	"outrigger.dev/app/apptest"
 	contract "outrigger.dev/components/bindings"
-	"outrigger.dev/telemetry/metrics"
+	"outrigger.dev/telemetry/logging/logtest"
+	"outrigger.dev/telemetry/metrics/metricstest"
 )
 
 const parent = "00-0102030405060708090a0b0c0d0e0f10-0102030405060708-01"
@@ -31,10 +32,7 @@ const binary = "\x00\x00\x01\x02\x03\x04\x05\x06\x07\x08\x09\x0a\x0b\x0c\x0d\x0e
 
 func TestHTTPOutcomes(t *testing.T) {
 	var respond atomic.Pointer[http.HandlerFunc]
-	m, err := metrics.New(metrics.Options{AppID: "app", Enabled: true})
-	if err != nil {
-		t.Fatal(err)
-	}
+	m := metricstest.New(t, "app")
 	b := newBlock(t, Options{Metrics: m, MaxBodyBytes: 20 << 10})
 	in := &inputFake{}
 	add(t, b, "in", in, "direction", "input")
@@ -79,7 +77,7 @@ func TestHTTPOutcomes(t *testing.T) {
 		})
 	}
 	want := map[string]float64{"in true": 6, "in false": 5}
-	if got := counted(t, m, "dapr_component_input_binding_count", "component", "success"); !maps.Equal(got, want) {
+	if got := metricstest.Counted(t, m, "dapr_component_input_binding_count", "component", "success"); !maps.Equal(got, want) {
 		t.Errorf("counted %v, want %v", got, want)
 	}
 	busy := answer(503, "busy")
@@ -118,7 +116,7 @@ func TestHTTPRequest(t *testing.T) {
 			if o := in.event(t, &contract.Event{Data: []byte("\x00raw"), Metadata: tc.metadata}); o.err != nil {
 				t.Fatal(o.err)
 			}
-			got := soon(t, "the request", arrived)
+			got := apptest.Receive(t, "the request", arrived)
 			body, _ := io.ReadAll(got.Body)
 			if got.Method != "POST" || got.RequestURI != "/on/event?v=1" || string(body) != "\x00raw" || got.Header.Get("Content-Type") != "application/json" {
 				t.Errorf("%s %s %q %v", got.Method, got.RequestURI, body, got.Header)
@@ -138,14 +136,11 @@ func TestHTTPRequest(t *testing.T) {
 func TestGRPCDelivery(t *testing.T) {
 	requests := make(chan *runtimev1.BindingEventRequest, 1)
 	headers := make(chan metadata.MD, 1)
-	m, err := metrics.New(metrics.Options{AppID: "app", Enabled: true})
-	if err != nil {
-		t.Fatal(err)
-	}
+	m := metricstest.New(t, "app")
 	b := newBlock(t, Options{Metrics: m})
 	in := &inputFake{}
 	add(t, b, "in", in, "direction", "input")
-	b.Start(t.Context(), serveGRPC(t, app.Options{APIToken: "secret"}, &callbacks{event: func(ctx context.Context, r *runtimev1.BindingEventRequest) (*runtimev1.BindingEventResponse, error) {
+	b.Start(t.Context(), serveGRPC(t, app.Options{APIToken: "secret"}, &apptest.Callbacks{BindingEvent: func(ctx context.Context, r *runtimev1.BindingEventRequest) (*runtimev1.BindingEventResponse, error) {
 		md, _ := metadata.FromIncomingContext(ctx)
 		requests <- r
 		headers <- md
@@ -158,7 +153,7 @@ func TestGRPCDelivery(t *testing.T) {
 	if got.err != nil || string(got.reply) != "reply" {
 		t.Errorf("%+v", got)
 	}
-	request, md := soon(t, "the request", requests), soon(t, "its metadata", headers)
+	request, md := apptest.Receive(t, "the request", requests), apptest.Receive(t, "its metadata", headers)
 	if want := map[string]string{"traceparent": parent, "tracestate": "a=b", "k": "\ufffdv"}; request.GetName() != "in" || string(request.GetData()) != "\xff" || !maps.Equal(request.GetMetadata(), want) {
 		t.Errorf("request %v", request)
 	}
@@ -171,15 +166,15 @@ func TestGRPCDelivery(t *testing.T) {
 	if got.err == nil || got.err.Error() != "error invoking app: rpc error: code = NotFound desc = oops" || status.Code(got.err) != codes.NotFound {
 		t.Errorf("a failure: %+v", got)
 	}
-	soon(t, "the request", requests)
-	if v := soon(t, "its metadata", headers)["traceparent"]; len(v) != 0 {
+	apptest.Receive(t, "the request", requests)
+	if v := apptest.Receive(t, "its metadata", headers)["traceparent"]; len(v) != 0 {
 		t.Errorf("a trace out of nothing: %q", v)
 	}
-	if got, want := counted(t, m, "dapr_component_input_binding_count", "component", "success"), (map[string]float64{"in true": 1, "in false": 1}); !maps.Equal(got, want) {
+	if got, want := metricstest.Counted(t, m, "dapr_component_input_binding_count", "component", "success"), (map[string]float64{"in true": 1, "in false": 1}); !maps.Equal(got, want) {
 		t.Errorf("counted %v, want %v", got, want)
 	}
 	const method = "/dapr.proto.runtime.v1.AppCallback/OnBindingEvent "
-	if got, want := counted(t, m, "dapr_grpc_io_server_completed_rpcs", "grpc_server_method", "grpc_server_status"), (map[string]float64{method + "OK": 1, method + "NotFound": 1}); !maps.Equal(got, want) {
+	if got, want := metricstest.Counted(t, m, "dapr_grpc_io_server_completed_rpcs", "grpc_server_method", "grpc_server_status"), (map[string]float64{method + "OK": 1, method + "NotFound": 1}); !maps.Equal(got, want) {
 		t.Errorf("counted %v, want %v", got, want)
 	}
 }
@@ -203,8 +198,8 @@ func TestGRPCReplies(t *testing.T) {
 		{"nothing to send", &runtimev1.BindingEventResponse{Data: []byte(`1`)}, map[string]string{}, ""},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			var lines logLines
-			b := newBlock(t, Options{Log: slog.New(&lines)})
+			var log logtest.Log
+			b := newBlock(t, Options{Log: log.Logger()})
 			reader := newOutput(nil)
 			reader.operations = []string{"get"}
 			outputs := map[string]*outputFake{
@@ -216,7 +211,7 @@ func TestGRPCReplies(t *testing.T) {
 			}
 			in := &inputFake{}
 			add(t, b, "in", in, "direction", "input")
-			b.Start(t.Context(), serveGRPC(t, app.Options{}, &callbacks{event: func(context.Context, *runtimev1.BindingEventRequest) (*runtimev1.BindingEventResponse, error) {
+			b.Start(t.Context(), serveGRPC(t, app.Options{}, &apptest.Callbacks{BindingEvent: func(context.Context, *runtimev1.BindingEventRequest) (*runtimev1.BindingEventResponse, error) {
 				return tc.reply, nil
 			}}))
 			if got := in.event(t, &contract.Event{}); got.err != nil || string(got.reply) != string(tc.reply.GetData()) {
@@ -237,8 +232,8 @@ func TestGRPCReplies(t *testing.T) {
 			if !maps.Equal(got, tc.want) {
 				t.Errorf("sent %v, want %v", got, tc.want)
 			}
-			if tc.log != "" && lines.count(tc.log) != 1 || tc.log == "" && lines.count("error") != 0 {
-				t.Errorf("log: %s", lines.all())
+			if tc.log != "" && log.Count(tc.log) != 1 || tc.log == "" && log.Count("error") != 0 {
+				t.Errorf("log: %s", &log)
 			}
 		})
 	}
@@ -256,13 +251,13 @@ func TestParallelReplies(t *testing.T) {
 	}))
 	in := &inputFake{}
 	add(t, b, "in", in, "direction", "input")
-	b.Start(t.Context(), serveGRPC(t, app.Options{}, &callbacks{event: func(context.Context, *runtimev1.BindingEventRequest) (*runtimev1.BindingEventResponse, error) {
+	b.Start(t.Context(), serveGRPC(t, app.Options{}, &apptest.Callbacks{BindingEvent: func(context.Context, *runtimev1.BindingEventRequest) (*runtimev1.BindingEventResponse, error) {
 		return &runtimev1.BindingEventResponse{To: []string{"slow"}, Concurrency: runtimev1.BindingEventResponse_PARALLEL}, nil
 	}}))
 	if got := in.event(t, &contract.Event{}); got.err != nil {
 		t.Error(got.err)
 	}
-	soon(t, "the operation", started)
+	apptest.Receive(t, "the operation", started)
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	if err := b.Shutdown(ctx); !errors.Is(err, context.Canceled) {

@@ -4,79 +4,15 @@ import (
 	"context"
 	"errors"
 	"io"
-	"log/slog"
-	"net"
 	"net/http"
-	"net/http/httptest"
-	"strings"
 	"sync"
 	"testing"
 	"time"
 
-	"google.golang.org/grpc"
-	"google.golang.org/protobuf/types/known/emptypb"
-
-	runtimev1 "outrigger.dev/api/gen/runtime/v1"
 	"outrigger.dev/app"
+	"outrigger.dev/app/apptest"
 	contract "outrigger.dev/components/bindings"
 )
-
-// until waits for a condition.
-func until(t testing.TB, what string, ok func() bool) {
-	t.Helper()
-	for deadline := time.Now().Add(10 * time.Second); !ok(); {
-		if time.Now().After(deadline) {
-			t.Fatalf("waited too long until %s", what)
-		}
-		time.Sleep(time.Millisecond)
-	}
-}
-
-// soon receives from a channel within a time that is long enough for everything.
-func soon[T any](t testing.TB, what string, c <-chan T) T {
-	t.Helper()
-	select {
-	case v := <-c:
-		return v
-	case <-time.After(10 * time.Second):
-		t.Fatalf("waited too long for %s", what)
-		panic("unreachable")
-	}
-}
-
-// logLines collects log lines.
-type logLines struct {
-	mu    sync.Mutex
-	lines []string
-}
-
-func (l *logLines) Enabled(context.Context, slog.Level) bool { return true }
-func (l *logLines) WithAttrs([]slog.Attr) slog.Handler       { return l }
-func (l *logLines) WithGroup(string) slog.Handler            { return l }
-func (l *logLines) Handle(_ context.Context, r slog.Record) error {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.lines = append(l.lines, r.Message)
-	return nil
-}
-
-func (l *logLines) count(part string) int {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	n := 0
-	for _, line := range l.lines {
-		if strings.Contains(line, part) {
-			n++
-		}
-	}
-	return n
-}
-
-func (l *logLines) all() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return strings.Join(l.lines, "\n")
-}
 
 // outputFake is an output binding that remembers what it was asked.
 type outputFake struct {
@@ -210,7 +146,7 @@ func (i *inputFake) start(event *contract.Event) <-chan outcome {
 
 func (i *inputFake) event(t testing.TB, event *contract.Event) outcome {
 	t.Helper()
-	return soon(t, "the outcome of an event", i.start(event))
+	return apptest.Receive(t, "the outcome of an event", i.start(event))
 }
 
 // both is a binding of both directions.
@@ -224,62 +160,15 @@ func (both) Close() error { return nil }
 // serveHTTP starts an HTTP app and the channel to it.
 func serveHTTP(t testing.TB, o app.Options, h http.HandlerFunc) app.Channel {
 	t.Helper()
-	s := httptest.NewServer(h)
-	t.Cleanup(s.Close)
-	o.Port = s.Listener.Addr().(*net.TCPAddr).Port
-	return channel(t, o)
+	o.Port = apptest.Serve(t, "http", h)
+	return apptest.Open(t, app.New, o)
 }
 
-func channel(t testing.TB, o app.Options) app.Channel {
+// serveGRPC starts a gRPC app and the channel to it.
+func serveGRPC(t testing.TB, o app.Options, a *apptest.Callbacks) app.Channel {
 	t.Helper()
-	c, err := app.New(o)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
-		defer cancel()
-		if err := c.Close(ctx); err != nil {
-			t.Errorf("closing the app channel: %v", err)
-		}
-	})
-	return c
-}
-
-// callbacks is a gRPC app.
-type callbacks struct {
-	runtimev1.UnimplementedAppCallbackServer
-	list  func() (*runtimev1.ListInputBindingsResponse, error)
-	event func(context.Context, *runtimev1.BindingEventRequest) (*runtimev1.BindingEventResponse, error)
-}
-
-func (c *callbacks) ListInputBindings(ctx context.Context, in *emptypb.Empty) (*runtimev1.ListInputBindingsResponse, error) {
-	if c.list == nil {
-		return c.UnimplementedAppCallbackServer.ListInputBindings(ctx, in)
-	}
-	return c.list()
-}
-
-func (c *callbacks) OnBindingEvent(ctx context.Context, in *runtimev1.BindingEventRequest) (*runtimev1.BindingEventResponse, error) {
-	if c.event == nil {
-		return c.UnimplementedAppCallbackServer.OnBindingEvent(ctx, in)
-	}
-	return c.event(ctx, in)
-}
-
-func serveGRPC(t testing.TB, o app.Options, a *callbacks) app.Channel {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	s := grpc.NewServer()
-	runtimev1.RegisterAppCallbackServer(s, a)
-	done := make(chan struct{})
-	go func() { defer close(done); _ = s.Serve(l) }()
-	t.Cleanup(func() { s.Stop(); <-done })
-	o.Protocol, o.Port = app.GRPC, l.Addr().(*net.TCPAddr).Port
-	return channel(t, o)
+	o.Protocol, o.Port = app.GRPC, apptest.ServeGRPC(t, "grpc", a)
+	return apptest.Open(t, app.New, o)
 }
 
 // newBlock makes a block whose readers have all ended when the test has.

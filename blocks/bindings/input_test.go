@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
 	"maps"
 	"net/http"
 	"slices"
@@ -20,7 +19,9 @@ import (
 
 	runtimev1 "outrigger.dev/api/gen/runtime/v1"
 	"outrigger.dev/app"
+	"outrigger.dev/app/apptest"
 	contract "outrigger.dev/components/bindings"
+	"outrigger.dev/telemetry/logging/logtest"
 )
 
 // appFake is an HTTP app that counts the requests for each verb and path.
@@ -81,11 +82,11 @@ func TestDirections(t *testing.T) {
 			t.Errorf("%s: %q: %v", tc.name, tc.value, err)
 		}
 	}
-	var lines logLines
-	b := newBlock(t, Options{Log: slog.New(&lines)})
+	var log logtest.Log
+	b := newBlock(t, Options{Log: log.Logger()})
 	add(t, b, "b", newOutput(nil), "direction", "output,sideways")
-	if lines.count(`"sideways", which is no direction`) != 1 {
-		t.Errorf("log: %s", lines.all())
+	if log.Count(`"sideways", which is no direction`) != 1 {
+		t.Errorf("log: %s", &log)
 	}
 	for _, binding := range []contract.Binding{newOutput(nil), &inputFake{}} {
 		if err := b.Add(Component{Name: "b", Binding: binding}); err == nil || !strings.Contains(err.Error(), `"b" is already loaded`) {
@@ -114,8 +115,8 @@ func TestHTTPDiscovery(t *testing.T) {
 		{"direction with both", 404, []string{"DIRECTION", "output, INPUT"}, "", true},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			var lines logLines
-			b := newBlock(t, Options{Log: slog.New(&lines)})
+			var log logtest.Log
+			b := newBlock(t, Options{Log: log.Logger()})
 			a := &appFake{probe: func(string) int { return tc.status }}
 			in := &inputFake{}
 			add(t, b, "b", both{in, newOutput(nil)}, tc.properties...)
@@ -126,8 +127,8 @@ func TestHTTPDiscovery(t *testing.T) {
 			if tc.probe != "" && a.count(tc.probe) != 1 || len(a.counts) > 1 || tc.probe == "" && len(a.counts) > 0 {
 				t.Errorf("requests %v", a.counts)
 			}
-			if (lines.count("app has not subscribed to binding b") == 1) == tc.read {
-				t.Errorf("log: %s", lines.all())
+			if (log.Count("app has not subscribed to binding b") == 1) == tc.read {
+				t.Errorf("log: %s", &log)
 			}
 		})
 	}
@@ -154,14 +155,14 @@ func TestGRPCDiscovery(t *testing.T) {
 		},
 	}
 	clock := clockwork.NewFakeClock()
-	var lines logLines
-	b := newBlock(t, Options{Clock: clock, Log: slog.New(&lines)})
+	var log logtest.Log
+	b := newBlock(t, Options{Clock: clock, Log: log.Logger()})
 	inputs := map[string]*inputFake{}
 	for _, name := range []string{"a", "b", "c"} {
 		inputs[name] = &inputFake{}
 		add(t, b, name, inputs[name], "route", "/ignored")
 	}
-	channel := serveGRPC(t, app.Options{}, &callbacks{list: func() (*runtimev1.ListInputBindingsResponse, error) {
+	channel := serveGRPC(t, app.Options{}, &apptest.Callbacks{InputBindings: func(context.Context) (*runtimev1.ListInputBindingsResponse, error) {
 		return answers[min(int(asked.Add(1)), len(answers))-1]()
 	}})
 	b.Start(t.Context(), channel)
@@ -170,32 +171,32 @@ func TestGRPCDiscovery(t *testing.T) {
 		clock.Advance(longPause)
 		time.Sleep(time.Millisecond)
 	}
-	until(t, "all have their answer", func() bool { return lines.count("app has not subscribed to binding c") == 1 })
+	apptest.Until(t, "all have their answer", func() bool { return log.Count("app has not subscribed to binding c") == 1 })
 	if inputs["c"].open() {
 		t.Error("a binding was read that the app does not list")
 	}
 	before := asked.Load()
 	late := &inputFake{}
 	add(t, b, "late", late)
-	until(t, "the late binding has its answer", func() bool { return lines.count("app has not subscribed to binding late") == 1 })
+	apptest.Until(t, "the late binding has its answer", func() bool { return log.Count("app has not subscribed to binding late") == 1 })
 	if asked.Load() != before {
 		t.Error("the answer was not kept")
 	}
 
 	// An app without the method reads none, and is not asked again and again.
 	in := &inputFake{}
-	b = newBlock(t, Options{Log: slog.New(&lines)})
+	b = newBlock(t, Options{Log: log.Logger()})
 	add(t, b, "d", in)
-	b.Start(t.Context(), serveGRPC(t, app.Options{}, &callbacks{}))
-	if in.open() || lines.count("app has not subscribed to binding d") != 1 {
-		t.Errorf("log: %s", lines.all())
+	b.Start(t.Context(), serveGRPC(t, app.Options{}, &apptest.Callbacks{}))
+	if in.open() || log.Count("app has not subscribed to binding d") != 1 {
+		t.Errorf("log: %s", &log)
 	}
 }
 
 func TestFailuresAreIsolatedAndRetried(t *testing.T) {
 	clock := clockwork.NewFakeClock()
-	var lines logLines
-	b := newBlock(t, Options{Clock: clock, Log: slog.New(&lines)})
+	var log logtest.Log
+	b := newBlock(t, Options{Clock: clock, Log: log.Logger()})
 	good, bad := &inputFake{}, &inputFake{}
 	for range 14 {
 		bad.failures = append(bad.failures, errors.New("no broker"))
@@ -212,21 +213,21 @@ func TestFailuresAreIsolatedAndRetried(t *testing.T) {
 		if err := clock.BlockUntilContext(t.Context(), 1); err != nil {
 			t.Fatal(err)
 		}
-		if want := fmt.Sprintf("error reading from input binding bad: no broker; trying again in %s", pause); lines.count(want) == 0 {
-			t.Fatalf("try %d: %q is missing in:\n%s", tries, want, lines.all())
+		if want := fmt.Sprintf("error reading from input binding bad: no broker; trying again in %s", pause); log.Count(want) == 0 {
+			t.Fatalf("try %d: %q is missing in:\n%s", tries, want, &log)
 		}
 		clock.Advance(pause - 1)
 		if bad.tries() != tries {
 			t.Fatalf("tried too soon after try %d", tries)
 		}
 		clock.Advance(1)
-		until(t, "it is tried again", func() bool { return bad.tries() == tries+1 })
+		apptest.Until(t, "it is tried again", func() bool { return bad.tries() == tries+1 })
 		pause = min(pause+pause/2, time.Minute)
 	}
 	if pause != time.Minute {
 		t.Errorf("the pause grew to %s", pause)
 	}
-	until(t, "the bad one is read", bad.open)
+	apptest.Until(t, "the bad one is read", bad.open)
 	if good.tries() != 1 {
 		t.Errorf("the good one was opened %d times", good.tries())
 	}
@@ -234,10 +235,10 @@ func TestFailuresAreIsolatedAndRetried(t *testing.T) {
 
 func TestProbeFailureIsRetried(t *testing.T) {
 	clock := clockwork.NewFakeClock()
-	var lines logLines
+	var log logtest.Log
 	hang := make(chan struct{})
 	var probes atomic.Int32
-	b := newBlock(t, Options{Clock: clock, Log: slog.New(&lines), ProbeTimeout: 50 * time.Millisecond})
+	b := newBlock(t, Options{Clock: clock, Log: log.Logger(), ProbeTimeout: 50 * time.Millisecond})
 	a := &appFake{probe: func(path string) int {
 		if path == "/slow" && probes.Add(1) == 1 {
 			<-hang
@@ -253,14 +254,14 @@ func TestProbeFailureIsRetried(t *testing.T) {
 	if !quick.open() || slow.open() {
 		t.Errorf("quick is read: %v, slow: %v", quick.open(), slow.open())
 	}
-	if lines.count("error reading from input binding slow: the app could not be asked whether it wants the events: context deadline exceeded") != 1 {
-		t.Errorf("log: %s", lines.all())
+	if log.Count("error reading from input binding slow: the app could not be asked whether it wants the events: context deadline exceeded") != 1 {
+		t.Errorf("log: %s", &log)
 	}
 	if err := clock.BlockUntilContext(t.Context(), 1); err != nil {
 		t.Fatal(err)
 	}
 	clock.Advance(firstPause)
-	until(t, "the slow one is read", slow.open)
+	apptest.Until(t, "the slow one is read", slow.open)
 }
 
 func TestStartWaitsOnlyForItsContext(t *testing.T) {
@@ -274,7 +275,7 @@ func TestStartWaitsOnlyForItsContext(t *testing.T) {
 	cancel()
 	b.Start(ctx, channel)
 	close(hang)
-	until(t, "it is read all the same", in.open)
+	apptest.Until(t, "it is read all the same", in.open)
 }
 
 func TestLifeCycle(t *testing.T) {
@@ -294,19 +295,19 @@ func TestLifeCycle(t *testing.T) {
 	}
 	hot := &inputFake{}
 	add(t, b, "hot", hot, "direction", "input")
-	until(t, "a binding added later is read", hot.open)
+	apptest.Until(t, "a binding added later is read", hot.open)
 	if err := b.Remove(t.Context(), "hot"); err != nil || hot.open() {
 		t.Errorf("removed: %v, read: %v", err, hot.open())
 	}
 	add(t, b, "hot", hot)
-	until(t, "a binding added again is read", hot.open)
+	apptest.Until(t, "a binding added again is read", hot.open)
 	if err := b.Remove(t.Context(), "never"); err != nil {
 		t.Error(err)
 	}
 
 	for range 3 {
 		b.Stop()
-		until(t, "the reading has ended", func() bool { return !in.open() && !hot.open() })
+		apptest.Until(t, "the reading has ended", func() bool { return !in.open() && !hot.open() })
 		b.Start(t.Context(), channel)
 		if !in.open() || !hot.open() {
 			t.Fatal("not read again")
@@ -345,7 +346,7 @@ func running(t *testing.T, b *Bindings, in *inputFake) (out <-chan outcome, fini
 	t.Cleanup(finish)
 	b.Start(t.Context(), channel)
 	out = in.start(&contract.Event{Data: []byte("x")})
-	soon(t, "the event at the app", arrived)
+	apptest.Receive(t, "the event at the app", arrived)
 	return out, finish
 }
 
@@ -363,7 +364,7 @@ func TestStopLetsDeliveriesEnd(t *testing.T) {
 		t.Error("the reading ended under a running delivery")
 	}
 	finish()
-	if got := soon(t, "the outcome", out); got.err != nil {
+	if got := apptest.Receive(t, "the outcome", out); got.err != nil {
 		t.Errorf("the running delivery: %v", got.err)
 	}
 	// A moment is left for the acknowledgement.
@@ -375,7 +376,7 @@ func TestStopLetsDeliveriesEnd(t *testing.T) {
 		t.Error("the reading ended without a moment for the acknowledgement")
 	}
 	clock.Advance(1)
-	until(t, "the reading has ended", func() bool { return !in.open() })
+	apptest.Until(t, "the reading has ended", func() bool { return !in.open() })
 }
 
 func TestStartWhileDeliveriesStillRun(t *testing.T) {
@@ -392,10 +393,10 @@ func TestStartWhileDeliveriesStillRun(t *testing.T) {
 		t.Error("the old reading took an event")
 	}
 	finish()
-	if got := soon(t, "the outcome", out); got.err != nil {
+	if got := apptest.Receive(t, "the outcome", out); got.err != nil {
 		t.Error(got.err)
 	}
-	until(t, "it is read again", func() bool { return in.tries() == 2 && in.open() })
+	apptest.Until(t, "it is read again", func() bool { return in.tries() == 2 && in.open() })
 	if in.overlap {
 		t.Error("two readings at a time")
 	}
@@ -420,7 +421,7 @@ func TestShutdownBreaksOff(t *testing.T) {
 		if !errors.Is(err, context.Canceled) || !strings.Contains(err.Error(), "input binding b was busy") {
 			t.Errorf("Shutdown: %v", err)
 		}
-		if got := soon(t, "the outcome", out); got.err == nil {
+		if got := apptest.Receive(t, "the outcome", out); got.err == nil {
 			t.Error("a delivery that was broken off succeeded")
 		}
 		if in.open() {
@@ -437,17 +438,17 @@ func TestRemoveEndsOneOnly(t *testing.T) {
 	out, finish := running(t, b, in)
 	removed := make(chan error, 1)
 	go func() { removed <- b.Remove(t.Context(), "b") }()
-	until(t, "events are refused", func() bool { return in.event(t, &contract.Event{}).err != nil })
+	apptest.Until(t, "events are refused", func() bool { return in.event(t, &contract.Event{}).err != nil })
 	select {
 	case err := <-removed:
 		t.Fatalf("removed under a running delivery: %v", err)
 	default:
 	}
 	finish()
-	if err := soon(t, "the removal", removed); err != nil {
+	if err := apptest.Receive(t, "the removal", removed); err != nil {
 		t.Error(err)
 	}
-	if got := soon(t, "the outcome", out); got.err != nil {
+	if got := apptest.Receive(t, "the outcome", out); got.err != nil {
 		t.Error(got.err)
 	}
 	if in.open() || !other.open() {
@@ -502,7 +503,7 @@ func TestConcurrency(t *testing.T) {
 	})
 	for range 40 {
 		b.Start(t.Context(), channel)
-		until(t, "something arrives", func() bool { n := 0; acked.Range(func(any, any) bool { n++; return n < 20 }); return n == 20 })
+		apptest.Until(t, "something arrives", func() bool { n := 0; acked.Range(func(any, any) bool { n++; return n < 20 }); return n == 20 })
 		b.Stop()
 		acked.Range(func(id, _ any) bool {
 			if _, ok := got.Load(id); !ok {

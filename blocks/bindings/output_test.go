@@ -7,7 +7,6 @@ import (
 	"errors"
 	"maps"
 	"reflect"
-	"strings"
 	"testing"
 
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
@@ -19,7 +18,7 @@ import (
 	"outrigger.dev/api/apitest"
 	runtimev1 "outrigger.dev/api/gen/runtime/v1"
 	contract "outrigger.dev/components/bindings"
-	"outrigger.dev/telemetry/metrics"
+	"outrigger.dev/telemetry/metrics/metricstest"
 )
 
 // drawer is an output binding like a folder of files.
@@ -280,46 +279,16 @@ func TestGRPCMetadata(t *testing.T) {
 }
 
 func TestOutputMetrics(t *testing.T) {
-	m, err := metrics.New(metrics.Options{AppID: "app", Enabled: true})
-	if err != nil {
-		t.Fatal(err)
-	}
+	m := metricstest.New(t, "app")
 	b := newBlock(t, Options{Metrics: m})
 	add(t, b, "o", answering())
 	for _, operation := range []string{"create", "create", "get"} {
 		_, _, _ = call(t, b, &runtimev1.InvokeBindingRequest{Name: "o", Operation: operation}, nil)
 	}
-	got := counted(t, m, "dapr_component_output_binding_count", "component", "operation", "success")
+	got := metricstest.Counted(t, m, "dapr_component_output_binding_count", "component", "operation", "success")
 	if want := map[string]float64{"o create true": 2, "o get false": 1}; !maps.Equal(got, want) {
 		t.Errorf("counted %v, want %v", got, want)
 	}
-}
-
-// counted are the values of a counter by the values of labels.
-func counted(t testing.TB, m *metrics.Metrics, name string, labels ...string) map[string]float64 {
-	t.Helper()
-	families, err := m.Gatherer().Gather()
-	if err != nil {
-		t.Fatal(err)
-	}
-	got := map[string]float64{}
-	for _, f := range families {
-		if f.GetName() != name {
-			continue
-		}
-		for _, series := range f.GetMetric() {
-			values := map[string]string{}
-			for _, l := range series.GetLabel() {
-				values[l.GetName()] = l.GetValue()
-			}
-			var key []string
-			for _, l := range labels {
-				key = append(key, values[l])
-			}
-			got[strings.Join(key, " ")] = series.GetCounter().GetValue()
-		}
-	}
-	return got
 }
 
 func TestRecode(t *testing.T) {

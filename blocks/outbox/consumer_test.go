@@ -122,7 +122,7 @@ func TestWaitForMarker(t *testing.T) {
 				t.Error("the marker is still there")
 			}
 			if discarded := strings.Contains(f.log.String(), "an outbox event is discarded"); discarded != (tc.err == "" && !tc.published) {
-				t.Errorf("log: %s", f.log)
+				t.Errorf("log: %s", &f.log)
 			}
 		})
 	}

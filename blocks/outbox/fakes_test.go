@@ -5,7 +5,6 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"log/slog"
 	"strings"
 	"sync"
 	"testing"
@@ -17,6 +16,7 @@ import (
 	"outrigger.dev/blocks/state"
 	stores "outrigger.dev/components/state"
 	"outrigger.dev/components/state/inmemory"
+	"outrigger.dev/telemetry/logging/logtest"
 )
 
 var (
@@ -212,15 +212,15 @@ type fixture struct {
 	*outbox.Outbox
 	broker *broker
 	clock  *clockwork.FakeClock
-	log    *bytes.Buffer
+	log    logtest.Log
 }
 
 func newFixture(t *testing.T) *fixture {
 	t.Helper()
-	f := &fixture{broker: &broker{}, clock: clockwork.NewFakeClockAt(time.Date(2030, 1, 2, 3, 4, 5, 6, time.UTC)), log: new(bytes.Buffer)}
+	f := &fixture{broker: &broker{}, clock: clockwork.NewFakeClockAt(time.Date(2030, 1, 2, 3, 4, 5, 6, time.UTC))}
 	f.Outbox = outbox.New(outbox.Options{
 		AppID: "shop", Broker: f.broker, Clock: f.clock, Random: func() float64 { return 0.5 },
-		Log: slog.New(slog.NewTextHandler(f.log, nil)),
+		Log: f.log.Logger(),
 	})
 	t.Cleanup(func() { f.Stop(context.Background()) })
 	return f

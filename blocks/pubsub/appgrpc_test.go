@@ -11,6 +11,7 @@ import (
 
 	runtimev1 "outrigger.dev/api/gen/runtime/v1"
 	"outrigger.dev/app"
+	"outrigger.dev/app/apptest"
 	"outrigger.dev/components/pubsub"
 )
 
@@ -38,7 +39,7 @@ func TestGRPCVerdicts(t *testing.T) {
 		{"unavailable", reply(0, status.Error(codes.Unavailable, "x")), failure},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			checkVerdict(t, tc.want, func() app.Channel { return serveGRPC(t, &callbacks{event: tc.app}) })
+			checkVerdict(t, tc.want, func() app.Channel { return serveGRPC(t, &apptest.Callbacks{TopicEvent: tc.app}) })
 		})
 	}
 }
@@ -49,7 +50,7 @@ func TestGRPCDelivery(t *testing.T) {
 		md metadata.MD
 	}
 	got := make(chan request, 1)
-	channel := serveGRPC(t, &callbacks{event: func(ctx context.Context, in *runtimev1.TopicEventRequest) (*runtimev1.TopicEventResponse, error) {
+	channel := serveGRPC(t, &apptest.Callbacks{TopicEvent: func(ctx context.Context, in *runtimev1.TopicEventRequest) (*runtimev1.TopicEventResponse, error) {
 		md, _ := metadata.FromIncomingContext(ctx)
 		got <- request{in, md}
 		return &runtimev1.TopicEventResponse{}, nil
@@ -110,7 +111,7 @@ func TestGRPCDelivery(t *testing.T) {
 				}
 				return
 			}
-			r := soon(t, "the request", got)
+			r := apptest.Receive(t, "the request", got)
 			in := r.in
 			if string(in.GetData()) != tc.want || in.GetTopic() != "orders" || in.GetPubsubName() != "ps" || in.GetPath() != "a/b" {
 				t.Errorf("%v", in)

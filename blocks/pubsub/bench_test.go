@@ -6,6 +6,7 @@ import (
 
 	"outrigger.dev/components/pubsub"
 	"outrigger.dev/invocation"
+	"outrigger.dev/telemetry/metrics/metricstest"
 )
 
 // nowhere is a broker that keeps nothing.
@@ -21,7 +22,7 @@ func (obedient) Invoke(context.Context, *invocation.Request) (*invocation.Respon
 }
 
 func BenchmarkPublish(b *testing.B) {
-	m := newMetrics(b)
+	m := metricstest.New(b, "shop")
 	p := New(Options{AppID: "shop", Metrics: m.PubSub()})
 	if err := p.Add(Component{Name: "ps", Broker: nowhere{}}); err != nil {
 		b.Fatal(err)
@@ -37,7 +38,7 @@ func BenchmarkPublish(b *testing.B) {
 
 // What the block itself takes to bring an event to an HTTP app, without the call.
 func BenchmarkDeliver(b *testing.B) {
-	m := newMetrics(b)
+	m := metricstest.New(b, "shop")
 	p := New(Options{AppID: "shop", Metrics: m.PubSub()})
 	data, err := p.envelope(&broker{name: "ps"}, &Publication{Topic: "orders", Data: []byte(`{"orderId":"12345","amount":12.5,"items":["a","b"]}`), ContentType: "application/json"})
 	if err != nil {

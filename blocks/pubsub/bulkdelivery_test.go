@@ -18,8 +18,10 @@ import (
 
 	runtimev1 "outrigger.dev/api/gen/runtime/v1"
 	"outrigger.dev/app"
+	"outrigger.dev/app/apptest"
 	"outrigger.dev/components/pubsub"
 	"outrigger.dev/invocation"
+	"outrigger.dev/telemetry/metrics/metricstest"
 )
 
 // bulkOf makes a bulk of events with these IDs.
@@ -105,7 +107,7 @@ func TestBulkVerdicts(t *testing.T) {
 				if dead == "dead" {
 					want = "+++"
 				}
-				if got := soon(t, "a verdict", sub.handBulk(bulkOf("a", "b", "c"))); outcomeOf(3, got) != want {
+				if got := apptest.Receive(t, "a verdict", sub.handBulk(bulkOf("a", "b", "c"))); outcomeOf(3, got) != want {
 					t.Errorf("dead-letter topic %q: %s, want %s", dead, outcomeOf(3, got), want)
 				}
 				if got := strings.Join(letters(b), ""); dead == "" && got != "" || dead != "" && got != tc.letters {
@@ -123,7 +125,7 @@ func TestBulkDeadLettersInPart(t *testing.T) {
 	b := &nativeBulk{fakeBroker: newBroker()}
 	b.bulk = func(req pubsub.BulkPublishRequest) ([]error, error) { return []error{nil, errBroker}, errBroker }
 	sub := h.subscribed(b, answering(200, `{"statuses":[{"entryId":"b","status":"SUCCESS"}]}`), Subscription{DeadLetterTopic: "dead", Rules: []Rule{{Path: "/x"}}, Bulk: Bulk{Enabled: true}})
-	if got := soon(t, "a verdict", sub.handBulk(bulkOf("a", "b", "c"))); outcomeOf(3, got) != "++-" {
+	if got := apptest.Receive(t, "a verdict", sub.handBulk(bulkOf("a", "b", "c"))); outcomeOf(3, got) != "++-" {
 		t.Errorf("%s", outcomeOf(3, got))
 	}
 	got := b.bulks()[0]
@@ -148,7 +150,7 @@ func TestBulkUndelivered(t *testing.T) {
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			for _, dead := range []string{"", "dead"} {
-				m := newMetrics(t)
+				m := metricstest.New(t, "shop")
 				h := newHouse(t, Options{Metrics: m.PubSub()})
 				b := &nativeBulk{fakeBroker: newBroker()}
 				a := answering(200, `{"statuses":[{"entryId":"good","status":"SUCCESS"}]}`)
@@ -156,7 +158,7 @@ func TestBulkUndelivered(t *testing.T) {
 				msg := bulkOf("bad", "good")
 				tc.bad.Metadata = map[string]string{"of": "bad"}
 				msg.Entries[0] = tc.bad
-				got := outcomeOf(2, soon(t, "a verdict", sub.handBulk(msg)))
+				got := outcomeOf(2, apptest.Receive(t, "a verdict", sub.handBulk(msg)))
 				if want := tc.want; dead == "" && got != want || dead != "" && got != "++" {
 					t.Errorf("dead-letter topic %q: %s", dead, got)
 				}
@@ -167,7 +169,7 @@ func TestBulkUndelivered(t *testing.T) {
 					t.Errorf("%d calls", len(e))
 				}
 				outcome := map[byte]string{'+': "DROP", '-': "RETRY"}[tc.want[0]]
-				if got := counted(t, m, "dapr_component_pubsub_ingress_bulk_event_count", "component", "process_status"); !maps.Equal(got, map[string]float64{"ps SUCCESS": 1, "ps " + outcome: 1}) {
+				if got := metricstest.Counted(t, m, "dapr_component_pubsub_ingress_bulk_event_count", "component", "process_status"); !maps.Equal(got, map[string]float64{"ps SUCCESS": 1, "ps " + outcome: 1}) {
 					t.Errorf("metrics %v", got)
 				}
 				h.stop(false)
@@ -211,10 +213,10 @@ func TestBulkHTTPDelivery(t *testing.T) {
 	msg.Metadata = map[string]string{"batch": "1"}
 	msg.Entries[1].Metadata, msg.Entries[1].ContentType = nil, "application/x"
 	msg.Entries[0].Data = []byte(`{"id":"a","traceparent":"` + parent + `"}`)
-	if v := soon(t, "a verdict", sub.handBulk(msg)); outcomeOf(3, v) != "++-" {
+	if v := apptest.Receive(t, "a verdict", sub.handBulk(msg)); outcomeOf(3, v) != "++-" {
 		t.Errorf("%s", outcomeOf(3, v))
 	}
-	first, second := soon(t, "a call", got), soon(t, "a call", got)
+	first, second := apptest.Receive(t, "a call", got), apptest.Receive(t, "a call", got)
 	e := first.body.Entries
 	if first.path != "/a" || len(e) != 1 || first.head.Get("Content-Type") != "application/json" || first.head.Get("pubsubName") != "ps" || first.head.Get("batch") != "1" || first.head.Get("Traceparent") != parent {
 		t.Errorf("%+v", first)
@@ -233,10 +235,10 @@ func TestBulkHTTPDelivery(t *testing.T) {
 	sub = raw.subscribed(&nativeBulk{fakeBroker: newBroker()}, channel, Subscription{Metadata: map[string]string{"rawPayload": "true"}, Rules: []Rule{{`event == "yes"`, "/yes"}}, Bulk: Bulk{Enabled: true}})
 	msg = bulkOf("a", "b")
 	msg.Entries[0].Data, msg.Entries[1].Data = []byte("yes"), []byte("no")
-	if v := soon(t, "a verdict", sub.handBulk(msg)); outcomeOf(2, v) != "++" {
+	if v := apptest.Receive(t, "a verdict", sub.handBulk(msg)); outcomeOf(2, v) != "++" {
 		t.Errorf("%s", outcomeOf(2, v))
 	}
-	if r := soon(t, "a call", got); r.path != "/yes" || len(r.body.Entries) != 1 || r.body.Entries[0].Event != "eWVz" || r.body.Entries[0].ContentType != "application/octet-stream" {
+	if r := apptest.Receive(t, "a call", got); r.path != "/yes" || len(r.body.Entries) != 1 || r.body.Entries[0].Event != "eWVz" || r.body.Entries[0].ContentType != "application/octet-stream" {
 		t.Errorf("%+v", r)
 	}
 }
@@ -253,17 +255,17 @@ func TestBulkGRPC(t *testing.T) {
 	}
 	for _, tc := range []struct {
 		name    string
-		app     *callbacks
+		app     *apptest.Callbacks
 		want    string
 		letters string
 	}{
-		{"new method", &callbacks{bulk: answer}, "+-+--", "bcde"}, // SUCCESS, RETRY, DROP, unknown, undeliverable
-		{"old method", &callbacks{alpha: answer}, "+-+--", "bcde"},
-		{"no method", &callbacks{}, "++++-", "e"},
-		{"error", &callbacks{bulk: func(context.Context, *runtimev1.TopicEventBulkRequest) (*runtimev1.TopicEventBulkResponse, error) {
+		{"new method", &apptest.Callbacks{BulkTopicEvent: answer}, "+-+--", "bcde"}, // SUCCESS, RETRY, DROP, unknown, undeliverable
+		{"old method", &apptest.Callbacks{BulkTopicEventAlpha1: answer}, "+-+--", "bcde"},
+		{"no method", &apptest.Callbacks{}, "++++-", "e"},
+		{"error", &apptest.Callbacks{BulkTopicEvent: func(context.Context, *runtimev1.TopicEventBulkRequest) (*runtimev1.TopicEventBulkResponse, error) {
 			return nil, status.Error(codes.Internal, "x")
 		}}, "-----", "abcde"},
-		{"empty", &callbacks{bulk: func(context.Context, *runtimev1.TopicEventBulkRequest) (*runtimev1.TopicEventBulkResponse, error) {
+		{"empty", &apptest.Callbacks{BulkTopicEvent: func(context.Context, *runtimev1.TopicEventBulkRequest) (*runtimev1.TopicEventBulkResponse, error) {
 			return &runtimev1.TopicEventBulkResponse{}, nil
 		}}, "-----", "abcde"},
 	} {
@@ -280,7 +282,7 @@ func TestBulkGRPC(t *testing.T) {
 				if dead != "" {
 					want, wanted = "+++++", tc.letters
 				}
-				if v := outcomeOf(5, soon(t, "a verdict", sub.handBulk(msg))); v != want {
+				if v := outcomeOf(5, apptest.Receive(t, "a verdict", sub.handBulk(msg))); v != want {
 					t.Errorf("dead-letter topic %q: %s, want %s", dead, v, want)
 				}
 				if l := strings.Join(letters(b), ""); l != wanted {
@@ -301,8 +303,8 @@ func TestBulkGRPC(t *testing.T) {
 		})
 	}
 	h := newHouse(t, Options{})
-	sub := h.subscribed(&nativeBulk{fakeBroker: newBroker()}, serveGRPC(t, &callbacks{bulk: answer}), Subscription{Metadata: map[string]string{"rawPayload": "true"}, Rules: []Rule{{Path: "/x"}}, Bulk: Bulk{Enabled: true}})
-	soon(t, "a verdict", sub.handBulk(&pubsub.BulkMessage{Topic: "orders", Entries: []pubsub.BulkEntry{{ID: "a\xff", Data: []byte("\x00raw")}}}))
+	sub := h.subscribed(&nativeBulk{fakeBroker: newBroker()}, serveGRPC(t, &apptest.Callbacks{BulkTopicEvent: answer}), Subscription{Metadata: map[string]string{"rawPayload": "true"}, Rules: []Rule{{Path: "/x"}}, Bulk: Bulk{Enabled: true}})
+	apptest.Receive(t, "a verdict", sub.handBulk(&pubsub.BulkMessage{Topic: "orders", Entries: []pubsub.BulkEntry{{ID: "a\xff", Data: []byte("\x00raw")}}}))
 	if e := (<-got).GetEntries()[0]; string(e.GetBytes()) != "\x00raw" || e.GetEntryId() != "a\ufffd" {
 		t.Errorf("%v", e)
 	}
@@ -321,9 +323,9 @@ func TestStopDrainsBulks(t *testing.T) {
 		}}
 		sub := h.subscribed(b, a, Subscription{DeadLetterTopic: "dead", Rules: []Rule{{Path: "/x"}}, Bulk: Bulk{Enabled: true}})
 		v := sub.handBulk(bulkOf("a"))
-		soon(t, "the delivery", in)
+		apptest.Receive(t, "the delivery", in)
 		stopped := start(func() { h.Stop(context.Background(), false) })
-		until(t, "it is closing", func() bool {
+		apptest.Until(t, "it is closing", func() bool {
 			ctx, cancel := context.WithCancel(t.Context())
 			cancel()
 			errs := sub.bulk(ctx, &pubsub.BulkMessage{Topic: "orders", Entries: []pubsub.BulkEntry{{ID: "x", Data: []byte(`{"expiration":"2020-01-01T00:00:00Z"}`)}}})
@@ -335,7 +337,7 @@ func TestStopDrainsBulks(t *testing.T) {
 		dead := len(letters(b))
 		close(out)
 		h.meanwhile("the block has stopped", stopped)
-		got := soon(t, "a verdict", v)
+		got := apptest.Receive(t, "a verdict", v)
 		if outcomeOf(1, got) != want || got.held != (want == "-") || len(letters(b)) != dead {
 			t.Errorf("%s: %s, held %t, dead letters %v", body, outcomeOf(1, got), got.held, letters(b))
 		}
@@ -374,11 +376,11 @@ func TestGathering(t *testing.T) {
 	}
 	_, sub := gathering(newBroker(), Bulk{MaxMessages: 3})
 	verdicts := []<-chan result{sub.handData(`{"id":"1"}`), sub.handData(`{"id":"bad"}`), sub.handData(`{"id":"3"}`)}
-	if ids := soon(t, "a bulk", calls); len(ids) != 3 {
+	if ids := apptest.Receive(t, "a bulk", calls); len(ids) != 3 {
 		t.Errorf("%v", ids)
 	}
 	for i, want := range []string{"ack", "nack", "ack"} {
-		if v := soon(t, "a verdict", verdicts[i]); v.String() != want {
+		if v := apptest.Receive(t, "a verdict", verdicts[i]); v.String() != want {
 			t.Errorf("message %d: %s, want %s", i, v, want)
 		}
 	}
@@ -399,16 +401,16 @@ func TestGathering(t *testing.T) {
 			t.Errorf("sent after %s", h.clock.Since(begin))
 		}
 		h.clock.Advance(time.Millisecond)
-		if ids := soon(t, "a bulk", calls); len(ids) != 1 {
+		if ids := apptest.Receive(t, "a bulk", calls); len(ids) != 1 {
 			t.Errorf("%v", ids)
 		}
-		if got := soon(t, "a verdict", v); got.String() != "ack" {
+		if got := apptest.Receive(t, "a verdict", v); got.String() != "ack" {
 			t.Errorf("%s", got)
 		}
 	}
 
 	_, sub = gathering(immediate{newBroker()}, Bulk{MaxMessages: 3})
-	if got := soon(t, "a verdict", sub.handData(`{"id":"1"}`)); got.String() != "ack" {
+	if got := apptest.Receive(t, "a verdict", sub.handData(`{"id":"1"}`)); got.String() != "ack" {
 		t.Errorf("%s", got)
 	}
 	<-calls
@@ -421,7 +423,7 @@ func TestGathering(t *testing.T) {
 	}
 	begin := h.clock.Now()
 	h.stop(false)
-	if got := soon(t, "a verdict", v); got.String() != "ack" || (<-calls)[0] != "last" || h.clock.Since(begin) >= 10*time.Second {
+	if got := apptest.Receive(t, "a verdict", v); got.String() != "ack" || (<-calls)[0] != "last" || h.clock.Since(begin) >= 10*time.Second {
 		t.Errorf("%s after %s", got, h.clock.Since(begin))
 	}
 }

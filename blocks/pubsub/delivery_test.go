@@ -14,8 +14,10 @@ import (
 	"time"
 
 	"outrigger.dev/app"
+	"outrigger.dev/app/apptest"
 	"outrigger.dev/components/pubsub"
 	"outrigger.dev/invocation"
+	"outrigger.dev/telemetry/metrics/metricstest"
 )
 
 const plainEvent = `{"id":"1","source":"s","type":"t","specversion":"1.0","datacontenttype":"text/plain","data":"hello"}`
@@ -43,7 +45,7 @@ func checkVerdict(t *testing.T, want verdictCase, channel func() app.Channel) {
 		topic, verdict string
 		refuse         error
 	}{{"", want.plain, nil}, {"dead", want.dead, nil}, {"dead", want.refused, errBroker}} {
-		m := newMetrics(t)
+		m := metricstest.New(t, "shop")
 		h := newHouse(t, Options{Metrics: m.PubSub()})
 		b := newBroker()
 		b.refuse["dead"] = dead.refuse
@@ -65,7 +67,7 @@ func checkVerdict(t *testing.T, want verdictCase, channel func() app.Channel) {
 			t.Errorf("%d dead letters", len(letters))
 		}
 		if dead.topic == "" {
-			if got := counted(t, m, "dapr_component_pubsub_ingress_count", "topic", "process_status", "status"); !maps.Equal(got, map[string]float64{"orders " + want.process + " " + want.processOutcome: 1}) {
+			if got := metricstest.Counted(t, m, "dapr_component_pubsub_ingress_count", "topic", "process_status", "status"); !maps.Equal(got, map[string]float64{"orders " + want.process + " " + want.processOutcome: 1}) {
 				t.Errorf("metrics %v, want %s %s", got, want.process, want.processOutcome)
 			}
 		}
@@ -212,9 +214,9 @@ func TestHTTPDelivery(t *testing.T) {
 			}
 			sub := h.subscribed(newBroker(), channel(), s)
 			if v := sub.do(t, &pubsub.Message{Data: []byte(tc.data), Metadata: tc.metadata, ContentType: tc.contentType}); v.String() != "ack" {
-				t.Fatalf("%s: %v\n%s", v, v.err, h.log.all())
+				t.Fatalf("%s: %v\n%s", v, v.err, &h.log)
 			}
-			r := soon(t, "the request", got)
+			r := apptest.Receive(t, "the request", got)
 			if r.method != "POST" || r.path != tc.wantPath || r.contentType != tc.wantType || tc.wantBody != "" && r.body != tc.wantBody {
 				t.Errorf("%+v", r)
 			}
@@ -286,7 +288,7 @@ func TestUndelivered(t *testing.T) {
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			for _, dead := range []struct{ topic, want string }{{"", tc.verdict}, {"dead", "ack"}, {"refused", tc.refused}} {
-				m := newMetrics(t)
+				m := metricstest.New(t, "shop")
 				h := newHouse(t, Options{Metrics: m.PubSub()})
 				a, b := &fakeApp{}, newBroker()
 				b.refuse["refused"] = errBroker
@@ -295,7 +297,7 @@ func TestUndelivered(t *testing.T) {
 					rules = []Rule{{Path: "/x"}}
 				}
 				sub := h.subscribed(b, a, Subscription{DeadLetterTopic: dead.topic, Rules: rules, Metadata: tc.metadata})
-				if got := soon(t, "a verdict", sub.handData(tc.data)); got.String() != dead.want {
+				if got := apptest.Receive(t, "a verdict", sub.handData(tc.data)); got.String() != dead.want {
 					t.Errorf("dead-letter topic %q: %s (%v), want %s", dead.topic, got, got.err, dead.want)
 				}
 				if n := len(a.events()); (n == 1) != tc.delivered {
@@ -304,7 +306,7 @@ func TestUndelivered(t *testing.T) {
 				if letters := b.sent(); (len(letters) == 1) != (dead.topic != "" && !tc.delivered) || len(letters) == 1 && string(letters[0].Data) != tc.data {
 					t.Errorf("dead letters %v", letters)
 				}
-				if got := counted(t, m, "dapr_component_pubsub_ingress_count", "process_status", "status"); !maps.Equal(got, map[string]float64{tc.process + " " + tc.count: 1}) {
+				if got := metricstest.Counted(t, m, "dapr_component_pubsub_ingress_count", "process_status", "status"); !maps.Equal(got, map[string]float64{tc.process + " " + tc.count: 1}) {
 					t.Errorf("metrics %v", got)
 				}
 				h.stop(false)
@@ -322,8 +324,8 @@ func TestDeadLetterScopes(t *testing.T) {
 		t.Fatal(err)
 	}
 	h.startApp(answering(500, ""))
-	if got := soon(t, "a verdict", b.sub(t, "orders").handData("{}")); got.String() != "nack" || len(b.sent()) != 0 || h.log.count("topic dead is not allowed") != 1 {
-		t.Errorf("%s, published %v\n%s", got, b.sent(), h.log.all())
+	if got := apptest.Receive(t, "a verdict", b.sub(t, "orders").handData("{}")); got.String() != "nack" || len(b.sent()) != 0 || h.log.Count("topic dead is not allowed") != 1 {
+		t.Errorf("%s, published %v\n%s", got, b.sent(), &h.log)
 	}
 }
 
@@ -335,7 +337,7 @@ func TestDeliveryRoutes(t *testing.T) {
 	for _, tc := range []struct{ event, path string }{
 		{`{"type":"a"}`, "a"}, {`{"type":"b","data":{"qty":11}}`, "many"}, {`{"type":"c","data":{"qty":1}}`, "rest"}, {`{"type":"a","type":"b","data":{"qty":1}}`, "rest"},
 	} {
-		if v := soon(t, "a verdict", sub.handData(tc.event)); v.String() != "ack" {
+		if v := apptest.Receive(t, "a verdict", sub.handData(tc.event)); v.String() != "ack" {
 			t.Errorf("%s: %s", tc.event, v)
 		}
 		if events := a.events(); events[len(events)-1].Method != tc.path {
@@ -357,7 +359,7 @@ func TestAcknowledgement(t *testing.T) {
 		verdicts = append(verdicts, sub.handData(fmt.Sprintf(`{"id":"%d"}`, i)))
 	}
 	for range 5 {
-		soon(t, "all messages at a time", came)
+		apptest.Receive(t, "all messages at a time", came)
 	}
 	for _, v := range verdicts {
 		if !waiting(v) {
@@ -366,7 +368,7 @@ func TestAcknowledgement(t *testing.T) {
 	}
 	letGo()
 	for _, v := range verdicts {
-		if got := soon(t, "a verdict", v); got.String() != "ack" {
+		if got := apptest.Receive(t, "a verdict", v); got.String() != "ack" {
 			t.Errorf("%s", got)
 		}
 	}
@@ -382,12 +384,12 @@ func TestAcknowledgement(t *testing.T) {
 		return nil
 	}
 	v := h2.subscribed(b2, answering(200, `{"status":"DROP"}`), Subscription{DeadLetterTopic: "dead", Rules: []Rule{{Path: "/x"}}}).handData("{}")
-	soon(t, "the dead letter", publishing)
+	apptest.Receive(t, "the dead letter", publishing)
 	if !waiting(v) {
 		t.Error("a verdict before the dead letter was taken")
 	}
 	close(taken)
-	if got := soon(t, "a verdict", v); got.String() != "ack" {
+	if got := apptest.Receive(t, "a verdict", v); got.String() != "ack" {
 		t.Errorf("%s", got)
 	}
 }
@@ -401,10 +403,10 @@ func TestBrokersContextIsNotTheDeliverys(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
 	go func() { done <- sub.handler(ctx, &pubsub.Message{Topic: "orders", Data: []byte("{}")}) }()
-	soon(t, "the delivery", came)
+	apptest.Receive(t, "the delivery", came)
 	cancel()
 	letGo()
-	if err := soon(t, "a verdict", done); err != nil {
+	if err := apptest.Receive(t, "a verdict", done); err != nil {
 		t.Errorf("%v", err)
 	}
 }

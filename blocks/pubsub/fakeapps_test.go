@@ -2,19 +2,13 @@ package pubsub
 
 import (
 	"context"
-	"net"
 	"net/http"
-	"net/http/httptest"
 	"slices"
 	"sync"
 	"testing"
-	"time"
 
-	"google.golang.org/grpc"
-	"google.golang.org/protobuf/types/known/emptypb"
-
-	runtimev1 "outrigger.dev/api/gen/runtime/v1"
 	"outrigger.dev/app"
+	"outrigger.dev/app/apptest"
 	"outrigger.dev/invocation"
 )
 
@@ -109,76 +103,12 @@ func serveHTTP(t testing.TB, o app.Options, h http.HandlerFunc) app.Channel {
 	mux := http.NewServeMux()
 	mux.HandleFunc("/", h)
 	mux.HandleFunc("/dapr/subscribe", http.NotFound)
-	s := httptest.NewServer(mux)
-	t.Cleanup(s.Close)
-	o.Port = s.Listener.Addr().(*net.TCPAddr).Port
-	return newChannel(t, o)
+	o.Port = apptest.Serve(t, "http", mux)
+	return apptest.Open(t, app.New, o)
 }
 
-func newChannel(t testing.TB, o app.Options) app.Channel {
+// serveGRPC starts a real gRPC app and the channel to it.
+func serveGRPC(t testing.TB, a *apptest.Callbacks) app.Channel {
 	t.Helper()
-	c, err := app.New(o)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
-		defer cancel()
-		if err := c.Close(ctx); err != nil {
-			t.Errorf("closing the app channel: %v", err)
-		}
-	})
-	return c
-}
-
-// callbacks is a gRPC app; what it has no function for it does not implement.
-type callbacks struct {
-	runtimev1.UnimplementedAppCallbackServer
-	runtimev1.UnimplementedAppCallbackAlphaServer
-	list  func() (*runtimev1.ListTopicSubscriptionsResponse, error)
-	event func(context.Context, *runtimev1.TopicEventRequest) (*runtimev1.TopicEventResponse, error)
-	bulk  func(context.Context, *runtimev1.TopicEventBulkRequest) (*runtimev1.TopicEventBulkResponse, error)
-	alpha func(context.Context, *runtimev1.TopicEventBulkRequest) (*runtimev1.TopicEventBulkResponse, error)
-}
-
-func (c *callbacks) ListTopicSubscriptions(ctx context.Context, in *emptypb.Empty) (*runtimev1.ListTopicSubscriptionsResponse, error) {
-	if c.list == nil {
-		return c.UnimplementedAppCallbackServer.ListTopicSubscriptions(ctx, in)
-	}
-	return c.list()
-}
-
-func (c *callbacks) OnTopicEvent(ctx context.Context, in *runtimev1.TopicEventRequest) (*runtimev1.TopicEventResponse, error) {
-	if c.event == nil {
-		return c.UnimplementedAppCallbackServer.OnTopicEvent(ctx, in)
-	}
-	return c.event(ctx, in)
-}
-
-func (c *callbacks) OnBulkTopicEvent(ctx context.Context, in *runtimev1.TopicEventBulkRequest) (*runtimev1.TopicEventBulkResponse, error) {
-	if c.bulk == nil {
-		return c.UnimplementedAppCallbackServer.OnBulkTopicEvent(ctx, in)
-	}
-	return c.bulk(ctx, in)
-}
-
-func (c *callbacks) OnBulkTopicEventAlpha1(ctx context.Context, in *runtimev1.TopicEventBulkRequest) (*runtimev1.TopicEventBulkResponse, error) {
-	if c.alpha == nil {
-		return c.UnimplementedAppCallbackAlphaServer.OnBulkTopicEventAlpha1(ctx, in)
-	}
-	return c.alpha(ctx, in)
-}
-
-func serveGRPC(t testing.TB, a *callbacks) app.Channel {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	s := grpc.NewServer()
-	runtimev1.RegisterAppCallbackServer(s, a)
-	runtimev1.RegisterAppCallbackAlphaServer(s, a)
-	done := start(func() { _ = s.Serve(l) })
-	t.Cleanup(func() { s.Stop(); <-done })
-	return newChannel(t, app.Options{Protocol: app.GRPC, Port: l.Addr().(*net.TCPAddr).Port})
+	return apptest.Open(t, app.New, app.Options{Protocol: app.GRPC, Port: apptest.ServeGRPC(t, "grpc", a)})
 }

@@ -3,7 +3,6 @@ package pubsub
 import (
 	"context"
 	"errors"
-	"log/slog"
 	"net"
 	"slices"
 	"strings"
@@ -19,34 +18,10 @@ import (
 
 	runtimev1 "outrigger.dev/api/gen/runtime/v1"
 	"outrigger.dev/app"
+	"outrigger.dev/app/apptest"
 	"outrigger.dev/components/pubsub"
+	"outrigger.dev/telemetry/logging/logtest"
 )
-
-// patience is how long a test waits for what must happen.
-const patience = 20 * time.Second
-
-// until waits for a condition.
-func until(t testing.TB, what string, ok func() bool) {
-	t.Helper()
-	for deadline := time.Now().Add(patience); !ok(); {
-		if time.Now().After(deadline) {
-			t.Fatalf("waited too long until %s", what)
-		}
-		time.Sleep(time.Millisecond)
-	}
-}
-
-// soon receives from a channel.
-func soon[T any](t testing.TB, what string, c <-chan T) T {
-	t.Helper()
-	select {
-	case v := <-c:
-		return v
-	case <-time.After(patience):
-		t.Fatalf("waited too long for %s", what)
-		panic("unreachable")
-	}
-}
 
 // waiting reports whether nothing has come by a channel yet.
 func waiting[T any](c <-chan T) bool {
@@ -61,59 +36,25 @@ func waiting[T any](c <-chan T) bool {
 // noon is when the tests take place.
 var noon = time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
 
-// logLines collects log lines.
-type logLines struct {
-	mu    sync.Mutex
-	lines []string
-}
-
-func (l *logLines) Enabled(context.Context, slog.Level) bool { return true }
-func (l *logLines) WithAttrs([]slog.Attr) slog.Handler       { return l }
-func (l *logLines) WithGroup(string) slog.Handler            { return l }
-func (l *logLines) Handle(_ context.Context, r slog.Record) error {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.lines = append(l.lines, r.Level.String()+" "+r.Message)
-	return nil
-}
-
-func (l *logLines) count(part string) int {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	n := 0
-	for _, line := range l.lines {
-		if strings.Contains(line, part) {
-			n++
-		}
-	}
-	return n
-}
-
-func (l *logLines) all() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return strings.Join(l.lines, "\n")
-}
-
 // house is a block with a clock that the test moves.
 type house struct {
 	*PubSub
 	t     testing.TB
 	clock *clockwork.FakeClock
-	log   *logLines
+	log   logtest.Log
 }
 
 // newHouse makes a block that has come to its end when the test has.
 func newHouse(t testing.TB, o Options) *house {
 	t.Helper()
-	h := &house{t: t, clock: clockwork.NewFakeClockAt(noon), log: &logLines{}}
+	h := &house{t: t, clock: clockwork.NewFakeClockAt(noon)}
 	if o.AppID == "" {
 		o.AppID = "shop"
 	}
 	if o.Namespace == "" {
 		o.Namespace = "prod"
 	}
-	o.Clock, o.Log = h.clock, slog.New(h.log)
+	o.Clock, o.Log = h.clock, h.log.Logger()
 	h.PubSub = New(o)
 	t.Cleanup(func() { h.stop(false) })
 	return h
@@ -122,7 +63,7 @@ func newHouse(t testing.TB, o Options) *house {
 // meanwhile lets time pass until done.
 func (h *house) meanwhile(what string, done <-chan struct{}) {
 	h.t.Helper()
-	until(h.t, what, func() bool {
+	apptest.Until(h.t, what, func() bool {
 		select {
 		case <-done:
 			return true
@@ -155,7 +96,7 @@ func (h *house) stop(pause bool) {
 func (h *house) outlast() {
 	h.t.Helper()
 	stopped := start(func() { h.Stop(context.Background(), false) })
-	until(h.t, "the block has stopped", func() bool { h.clock.Advance(time.Second); return !waiting(stopped) })
+	apptest.Until(h.t, "the block has stopped", func() bool { h.clock.Advance(time.Second); return !waiting(stopped) })
 }
 
 func (h *house) add(name string, b pubsub.Broker, properties ...string) {
@@ -174,7 +115,7 @@ func (h *house) add(name string, b pubsub.Broker, properties ...string) {
 func (h *house) startApp(c app.Channel) {
 	h.t.Helper()
 	h.SetApp(c)
-	soon(h.t, "the subscriptions", h.StartApp())
+	apptest.Receive(h.t, "the subscriptions", h.StartApp())
 }
 
 // subscribed starts one app subscription to a fake broker and returns the broker's side of it.
@@ -274,7 +215,7 @@ func (b *fakeBroker) topics() (list []string) {
 // sub is the open subscription to a topic.
 func (b *fakeBroker) sub(t testing.TB, topic string) (found *fakeSub) {
 	t.Helper()
-	until(t, "there is a subscription to "+topic, func() bool {
+	apptest.Until(t, "there is a subscription to "+topic, func() bool {
 		for _, s := range b.open() {
 			if s.topic == topic {
 				found = s
@@ -398,7 +339,7 @@ func (s *fakeSub) do(t testing.TB, msg *pubsub.Message) result {
 	if msg.Topic == "" {
 		msg.Topic = s.topic
 	}
-	return soon(t, "a verdict", s.hand(msg))
+	return apptest.Receive(t, "a verdict", s.hand(msg))
 }
 
 func (s *fakeSub) handBulk(msg *pubsub.BulkMessage) <-chan result {

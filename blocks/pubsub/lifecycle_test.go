@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"outrigger.dev/app/apptest"
 	"outrigger.dev/components/pubsub"
 	"outrigger.dev/invocation"
 )
@@ -32,7 +33,7 @@ func (h *house) settled(b *fakeBroker, topics ...string) {
 	if topics == nil {
 		topics = []string{}
 	}
-	until(h.t, "the subscriptions are "+strings.Join(topics, ", "), func() bool {
+	apptest.Until(h.t, "the subscriptions are "+strings.Join(topics, ", "), func() bool {
 		h.clock.Advance(20 * time.Millisecond)
 		got := b.topics()
 		return len(got) == len(topics) && slices.Equal(got, topics)
@@ -51,8 +52,8 @@ func TestSubscribingIsRetried(t *testing.T) {
 	h.startApp(&fakeApp{}) // returns though one is not there yet
 	other.sub(t, "b")
 	h.settled(b, "a")
-	if b.tries() != 4 || h.log.count("failed to subscribe to topic a of pubsub ps (subscription of-a), retrying in ") != 3 {
-		t.Errorf("%d tries\n%s", b.tries(), h.log.all())
+	if b.tries() != 4 || h.log.Count("failed to subscribe to topic a of pubsub ps (subscription of-a), retrying in ") != 3 {
+		t.Errorf("%d tries\n%s", b.tries(), &h.log)
 	}
 }
 
@@ -80,8 +81,8 @@ func TestForbiddenSubscription(t *testing.T) {
 	h.startApp(&fakeApp{})
 	h.settled(b, "b")
 	h.clock.Advance(2 * maxRetryPause)
-	if b.tries() != 1 || h.log.count("subscription to topic 'a' on pubsub 'ps' is not allowed") != 1 || len(h.Subscriptions()) != 2 {
-		t.Errorf("%d tries, %v\n%s", b.tries(), h.Subscriptions(), h.log.all())
+	if b.tries() != 1 || h.log.Count("subscription to topic 'a' on pubsub 'ps' is not allowed") != 1 || len(h.Subscriptions()) != 2 {
+		t.Errorf("%d tries, %v\n%s", b.tries(), h.Subscriptions(), &h.log)
 	}
 }
 
@@ -108,8 +109,8 @@ func TestHealth(t *testing.T) {
 	if err := h.Publish(t.Context(), Publication{Component: "ps", Topic: "a"}); err != nil {
 		t.Errorf("publishing while the app is unhealthy: %v", err)
 	}
-	soon(t, "the subscriptions", h.StartApp())
-	soon(t, "the subscriptions", h.StartApp()) // told twice
+	apptest.Receive(t, "the subscriptions", h.StartApp())
+	apptest.Receive(t, "the subscriptions", h.StartApp()) // told twice
 	h.settled(b, "a", "own")
 	if a.asked() != 1 {
 		t.Errorf("the app was asked %d times", a.asked())
@@ -125,13 +126,13 @@ func TestHealthFlapping(t *testing.T) {
 	a, came, letGo := stuckApp()
 	defer letGo()
 	h.SetApp(a)
-	soon(t, "the subscriptions", h.StartApp())
+	apptest.Receive(t, "the subscriptions", h.StartApp())
 	v := b.sub(t, "a").handData("{}")
-	soon(t, "the delivery", came)
+	apptest.Receive(t, "the delivery", came)
 	for range 3 {
 		h.StopApp()
 		h.StartApp()
-		until(t, "the next one is due", func() bool {
+		apptest.Until(t, "the next one is due", func() bool {
 			h.manager.mu.Lock()
 			defer h.manager.mu.Unlock()
 			return h.manager.slots[target{"ps", "a"}] != nil
@@ -141,8 +142,8 @@ func TestHealthFlapping(t *testing.T) {
 		t.Errorf("%d subscriptions were made while the first has a message", b.tries())
 	}
 	letGo()
-	until(t, "the next one is there", func() bool { h.clock.Advance(20 * time.Millisecond); return b.tries() == 2 })
-	if got := soon(t, "a verdict", v); got.String() != "ack" {
+	apptest.Until(t, "the next one is there", func() bool { h.clock.Advance(20 * time.Millisecond); return b.tries() == 2 })
+	if got := apptest.Receive(t, "a verdict", v); got.String() != "ack" {
 		t.Errorf("%s", got)
 	}
 	h.settled(b, "a")
@@ -167,7 +168,7 @@ func TestHotReload(t *testing.T) {
 	changed[1].Rules = []Rule{{Path: "/changed"}}
 	changed[3].Rules = []Rule{{Path: "/second"}}
 	h.declare(changed...)
-	until(t, "b is new", func() bool { h.clock.Advance(20 * time.Millisecond); return b.tries() == 5 })
+	apptest.Until(t, "b is new", func() bool { h.clock.Advance(20 * time.Millisecond); return b.tries() == 5 })
 	h.settled(b, "b", "c", "own")
 	b.sub(t, "b").do(t, &pubsub.Message{Data: []byte("{}")})
 	b.sub(t, "own").do(t, &pubsub.Message{Data: []byte("{}")})
@@ -236,9 +237,9 @@ func TestStopDrains(t *testing.T) {
 			}}
 			sub := h.subscribed(b, a, Subscription{DeadLetterTopic: "dead", Rules: []Rule{{Path: "/x"}}})
 			v := sub.handData("{}")
-			soon(t, "the delivery", in)
+			apptest.Receive(t, "the delivery", in)
 			stopped := start(func() { h.Stop(context.Background(), false) })
-			until(t, "nothing more is taken", sub.refuses)
+			apptest.Until(t, "nothing more is taken", sub.refuses)
 			letters := len(b.sent())
 			begin := h.clock.Now()
 			later := sub.handData("{}")
@@ -247,19 +248,19 @@ func TestStopDrains(t *testing.T) {
 			}
 			tc.answer(func() { close(ok) }, fail)
 			h.meanwhile("the block has stopped", stopped)
-			if got := soon(t, "a verdict", v); got.String() != tc.verdict {
+			if got := apptest.Receive(t, "a verdict", v); got.String() != tc.verdict {
 				t.Errorf("in hand: %s, want %s", got, tc.verdict)
 			}
 			if took := h.clock.Since(begin); took < ackGrace {
 				t.Errorf("the broker had %s to take the verdict", took)
 			}
-			if got := soon(t, "a verdict", later); got.String() != "held" {
+			if got := apptest.Receive(t, "a verdict", later); got.String() != "held" {
 				t.Errorf("later: %s", got)
 			}
 			if len(b.sent()) != letters || len(a.events()) != 1 {
 				t.Errorf("dead letters %v, %d deliveries", b.sent(), len(a.events()))
 			}
-			soon(t, "no start after the end", h.StartApp())
+			apptest.Receive(t, "no start after the end", h.StartApp())
 			if b.tries() != 1 {
 				t.Error("subscribed after the end")
 			}
@@ -274,13 +275,13 @@ func TestStopHasLimits(t *testing.T) {
 		"caller": func(h *house) {
 			ctx, cancel := context.WithCancel(context.Background())
 			stopped := start(func() { h.Stop(ctx, false) })
-			until(h.t, "it stops", func() bool {
+			apptest.Until(h.t, "it stops", func() bool {
 				h.manager.mu.Lock()
 				defer h.manager.mu.Unlock()
 				return h.manager.stopped
 			})
 			cancel()
-			soon(h.t, "the end", stopped)
+			apptest.Receive(h.t, "the end", stopped)
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -289,10 +290,10 @@ func TestStopHasLimits(t *testing.T) {
 			a, came, letGo := stuckApp()
 			defer letGo()
 			v := h.subscribed(b, a, Subscription{DeadLetterTopic: "dead", Rules: []Rule{{Path: "/x"}}}).handData("{}")
-			soon(t, "the delivery", came)
+			apptest.Receive(t, "the delivery", came)
 			begin := h.clock.Now()
 			stop(h)
-			if got := soon(t, "a verdict", v); got.String() != "held" || len(b.sent()) != 0 {
+			if got := apptest.Receive(t, "a verdict", v); got.String() != "held" || len(b.sent()) != 0 {
 				t.Errorf("%s, dead letters %v", got, b.sent())
 			}
 			if took := h.clock.Since(begin); (name == "limit") != (took >= stopLimit) {
@@ -318,23 +319,23 @@ func TestStopWithPause(t *testing.T) {
 			defer letGo()
 			sub := h.subscribed(b, a, Subscription{Rules: []Rule{{Path: "/x"}}})
 			v := sub.handData(`{"id":"1"}`)
-			soon(t, "the delivery", came)
+			apptest.Receive(t, "the delivery", came)
 			stopped := start(func() { h.Stop(context.Background(), tc.pause) })
 			if tc.want == "ack" {
-				until(t, "it is paused", sub.isPaused)
+				apptest.Until(t, "it is paused", sub.isPaused)
 			} else {
-				until(t, "it is closing", sub.refuses)
+				apptest.Until(t, "it is closing", sub.refuses)
 			}
 			buffered := sub.handData(`{"id":"2"}`)
 			if tc.want == "ack" {
-				soon(t, "the delivery of what was fetched", came)
+				apptest.Receive(t, "the delivery of what was fetched", came)
 			}
 			letGo()
 			h.meanwhile("the block has stopped", stopped)
-			if got := soon(t, "a verdict", v); got.String() != "ack" {
+			if got := apptest.Receive(t, "a verdict", v); got.String() != "ack" {
 				t.Errorf("in hand: %s", got)
 			}
-			if got := soon(t, "a verdict", buffered); got.String() != tc.want {
+			if got := apptest.Receive(t, "a verdict", buffered); got.String() != tc.want {
 				t.Errorf("buffered: %s, want %s", got, tc.want)
 			}
 			if sub.isPaused() != (tc.pause && tc.err == nil) {
@@ -362,11 +363,11 @@ func TestConsume(t *testing.T) {
 	b.failures = []error{errBroker}
 	h.add("ps", b, "subscriptionScopes", "shop=other")
 	h.settled(b, "internal")
-	if v := soon(t, "a verdict", b.sub(t, "internal").handData("no event")); v.String() != "ack" || <-got != "no event" {
+	if v := apptest.Receive(t, "a verdict", b.sub(t, "internal").handData("no event")); v.String() != "ack" || <-got != "no event" {
 		t.Errorf("%s", v)
 	}
 	fail = errBroker
-	if v := soon(t, "a verdict", b.sub(t, "internal").handData("x")); v.String() != "nack" || !errors.Is(v.err, errBroker) {
+	if v := apptest.Receive(t, "a verdict", b.sub(t, "internal").handData("x")); v.String() != "nack" || !errors.Is(v.err, errBroker) {
 		t.Errorf("%s %v", v, v.err)
 	}
 	<-got
@@ -395,12 +396,12 @@ func TestStopWhileSubscribing(t *testing.T) {
 	h.declare(declared("a")...)
 	h.SetApp(&fakeApp{})
 	started := h.StartApp()
-	soon(t, "the attempt", in)
+	apptest.Receive(t, "the attempt", in)
 	if !waiting(started) {
 		t.Error("it counts as started")
 	}
 	h.Stop(context.Background(), true)
-	soon(t, "no wait any more", started)
+	apptest.Receive(t, "no wait any more", started)
 }
 
 func TestWithoutApp(t *testing.T) {
@@ -408,7 +409,7 @@ func TestWithoutApp(t *testing.T) {
 	b := newBroker()
 	h.add("ps", b)
 	h.declare(declared("a")...)
-	soon(t, "nothing", h.StartApp())
+	apptest.Receive(t, "nothing", h.StartApp())
 	h.StopApp()
 	if b.tries() != 0 || len(h.Subscriptions()) != 1 {
 		t.Errorf("%d tries, %v", b.tries(), h.Subscriptions())

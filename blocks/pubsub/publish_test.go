@@ -19,8 +19,9 @@ import (
 
 	"outrigger.dev/api/apitest"
 	runtimev1 "outrigger.dev/api/gen/runtime/v1"
+	"outrigger.dev/app/apptest"
 	"outrigger.dev/components/pubsub"
-	"outrigger.dev/telemetry/metrics"
+	"outrigger.dev/telemetry/metrics/metricstest"
 )
 
 const (
@@ -385,7 +386,7 @@ func TestRemoveWaitsForPublications(t *testing.T) {
 	h.add("ps", b)
 	published := make(chan error, 1)
 	go func() { published <- h.Publish(context.Background(), Publication{Component: "ps", Topic: "t"}) }()
-	soon(t, "the publication", in)
+	apptest.Receive(t, "the publication", in)
 	cancelled, cancel := context.WithCancel(t.Context())
 	cancel()
 	if err := h.Remove(cancelled, "ps"); !errors.Is(err, context.Canceled) {
@@ -395,7 +396,7 @@ func TestRemoveWaitsForPublications(t *testing.T) {
 		t.Error("published to a component that is being removed")
 	}
 	close(out)
-	if err := soon(t, "the publication", published); err != nil {
+	if err := apptest.Receive(t, "the publication", published); err != nil {
 		t.Error(err)
 	}
 	h.add("ps", newBroker())
@@ -408,7 +409,7 @@ func TestRemoveWaitsForPublications(t *testing.T) {
 }
 
 func TestPublishMetrics(t *testing.T) {
-	m := newMetrics(t)
+	m := metricstest.New(t, "shop")
 	h := newHouse(t, Options{Metrics: m.PubSub()})
 	b := newBroker()
 	b.refuse["full"] = errBroker
@@ -423,46 +424,10 @@ func TestPublishMetrics(t *testing.T) {
 		"dapr_component_pubsub_egress_bulk_count":       {"ps t true": 1, "ps full false": 1},
 		"dapr_component_pubsub_egress_bulk_event_count": {"ps t true": 2, "ps full false": 0},
 	} {
-		if got := counted(t, m, name, "component", "topic", "success"); !maps.Equal(got, want) {
+		if got := metricstest.Counted(t, m, name, "component", "topic", "success"); !maps.Equal(got, want) {
 			t.Errorf("%s: %v, want %v", name, got, want)
 		}
 	}
-}
-
-func newMetrics(t testing.TB) *metrics.Metrics {
-	t.Helper()
-	m, err := metrics.New(metrics.Options{AppID: "shop", Enabled: true})
-	if err != nil {
-		t.Fatal(err)
-	}
-	return m
-}
-
-// counted are the values of a counter by the values of labels.
-func counted(t testing.TB, m *metrics.Metrics, name string, labels ...string) map[string]float64 {
-	t.Helper()
-	families, err := m.Gatherer().Gather()
-	if err != nil {
-		t.Fatal(err)
-	}
-	got := map[string]float64{}
-	for _, f := range families {
-		if f.GetName() != name {
-			continue
-		}
-		for _, series := range f.GetMetric() {
-			var key []string
-			for _, label := range labels {
-				for _, l := range series.GetLabel() {
-					if l.GetName() == label {
-						key = append(key, l.GetValue())
-					}
-				}
-			}
-			got[strings.Join(key, " ")] += series.GetCounter().GetValue()
-		}
-	}
-	return got
 }
 
 func TestScopes(t *testing.T) {

@@ -18,6 +18,7 @@ import (
 
 	runtimev1 "outrigger.dev/api/gen/runtime/v1"
 	"outrigger.dev/app"
+	"outrigger.dev/app/apptest"
 	"outrigger.dev/invocation"
 	"outrigger.dev/resource"
 )
@@ -127,7 +128,7 @@ func TestFetchHTTP(t *testing.T) {
 			h.SetApp(a)
 			started := h.StartApp()
 			h.settled(b, tc.topics...)
-			soon(t, "the subscriptions", started)
+			apptest.Receive(t, "the subscriptions", started)
 			if a.asked() != len(tc.answers) {
 				t.Errorf("asked %d times", a.asked())
 			}
@@ -135,8 +136,8 @@ func TestFetchHTTP(t *testing.T) {
 			if req.Verb != "GET" || req.ContentType != "application/json" || string(req.Header.Get("dapr-app-id")) != "shop" {
 				t.Errorf("%+v", req)
 			}
-			if tc.log != "" && h.log.count(tc.log) == 0 || tc.log == "" && h.log.count("WARN") > 0 {
-				t.Errorf("log:\n%s", h.log.all())
+			if tc.log != "" && h.log.Count(tc.log) == 0 || tc.log == "" && h.log.Count("WARN") > 0 {
+				t.Errorf("log:\n%s", &h.log)
 			}
 		})
 	}
@@ -190,26 +191,26 @@ func TestFetchGRPC(t *testing.T) {
 		},
 		{Component: "ps", Topic: "rules", Rules: []Rule{{"event.a == 1", "/a"}}, Origin: Programmatic},
 	}
-	fetched := func(f func() (*runtimev1.ListTopicSubscriptionsResponse, error)) ([]Subscription, error) {
-		got, dropped, err := fetch(context.Background(), serveGRPC(t, &callbacks{list: f}), "shop")
+	fetched := func(f func(context.Context) (*runtimev1.ListTopicSubscriptionsResponse, error)) ([]Subscription, error) {
+		got, dropped, err := fetch(context.Background(), serveGRPC(t, &apptest.Callbacks{Subscriptions: f}), "shop")
 		if len(dropped) > 0 {
 			t.Errorf("dropped %v", dropped)
 		}
 		return got, err
 	}
-	if got, err := fetched(func() (*runtimev1.ListTopicSubscriptionsResponse, error) { return list, nil }); err != nil || !reflect.DeepEqual(got, want) {
+	if got, err := fetched(func(context.Context) (*runtimev1.ListTopicSubscriptionsResponse, error) { return list, nil }); err != nil || !reflect.DeepEqual(got, want) {
 		t.Errorf("%+v, %v", got, err)
 	}
 	if got, err := fetched(nil); err != nil || got != nil {
 		t.Errorf("an app without the method: %v, %v", got, err)
 	}
-	_, err := fetched(func() (*runtimev1.ListTopicSubscriptionsResponse, error) {
+	_, err := fetched(func(context.Context) (*runtimev1.ListTopicSubscriptionsResponse, error) {
 		return nil, status.Error(codes.Unavailable, "x")
 	})
 	if err == nil || !unreachable(err) {
 		t.Errorf("%v", err)
 	}
-	_, err = fetched(func() (*runtimev1.ListTopicSubscriptionsResponse, error) {
+	_, err = fetched(func(context.Context) (*runtimev1.ListTopicSubscriptionsResponse, error) {
 		return &runtimev1.ListTopicSubscriptionsResponse{Subscriptions: []*runtimev1.TopicSubscription{{PubsubName: "ps", Topic: "t", Routes: &runtimev1.TopicRoutes{Rules: []*runtimev1.TopicRule{{Match: "("}}}}}}, nil
 	})
 	if err == nil || unreachable(err) {

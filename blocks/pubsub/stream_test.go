@@ -14,6 +14,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	runtimev1 "outrigger.dev/api/gen/runtime/v1"
+	"outrigger.dev/app/apptest"
 	"outrigger.dev/blocks/internal/cloudevents"
 	"outrigger.dev/components/pubsub"
 )
@@ -62,7 +63,7 @@ func (h *house) stream(client runtimev1.DaprClient, in *runtimev1.SubscribeTopic
 	h.t.Helper()
 	s := open(h.t, client)
 	s.ask(in)
-	if m := soon(h.t, "the initial response", s.in); m.GetInitialResponse() == nil {
+	if m := apptest.Receive(h.t, "the initial response", s.in); m.GetInitialResponse() == nil {
 		h.t.Fatalf("first came %v", m)
 	}
 	return s
@@ -70,7 +71,7 @@ func (h *house) stream(client runtimev1.DaprClient, in *runtimev1.SubscribeTopic
 
 func (s *subscriber) event() *runtimev1.TopicEventRequest {
 	s.t.Helper()
-	m := soon(s.t, "an event", s.in)
+	m := apptest.Receive(s.t, "an event", s.in)
 	if m.GetEventMessage() == nil {
 		s.t.Fatalf("got %v, want an event", m)
 	}
@@ -139,7 +140,7 @@ func TestStreamRefusals(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
-			if err := soon(t, "the end", s.end); status.Code(err) != tc.code || status.Convert(err).Message() != tc.message {
+			if err := apptest.Receive(t, "the end", s.end); status.Code(err) != tc.code || status.Convert(err).Message() != tc.message {
 				t.Errorf("%v", err)
 			}
 			if len(b.open()) != 0 || len(h.Subscriptions()) != 0 {
@@ -152,7 +153,7 @@ func TestStreamRefusals(t *testing.T) {
 		if err := s.CloseSend(); err != nil {
 			t.Fatal(err)
 		}
-		if err := soon(t, "the end", s.end); !errors.Is(err, io.EOF) {
+		if err := apptest.Receive(t, "the end", s.end); !errors.Is(err, io.EOF) {
 			t.Error(err)
 		}
 	})
@@ -192,10 +193,10 @@ func TestStreamVerdicts(t *testing.T) {
 				if dead != "" {
 					want, letters = "ack", tc.letters
 				}
-				if got := soon(t, "a verdict", v); got.String() != want || len(b.sent()) != letters {
+				if got := apptest.Receive(t, "a verdict", v); got.String() != want || len(b.sent()) != letters {
 					t.Errorf("dead-letter topic %q: %s, %d letters", dead, got, len(b.sent()))
 				}
-				if h.log.count(`answers event "nobody's"`) != 1 {
+				if h.log.Count(`answers event "nobody's"`) != 1 {
 					t.Error("an answer that nobody awaits is not logged")
 				}
 			}
@@ -224,7 +225,7 @@ func TestStreamAnswers(t *testing.T) {
 	s.answer("a", runtimev1.TopicEventResponse_RETRY)
 	s.answer("same", runtimev1.TopicEventResponse_SUCCESS)
 	for i, v := range []<-chan result{a, one, two, three, none} {
-		if got, want := soon(t, "a verdict", v).String(), []string{"nack", "nack", "ack", "ack", "ack"}[i]; got != want {
+		if got, want := apptest.Receive(t, "a verdict", v).String(), []string{"nack", "nack", "ack", "ack", "ack"}[i]; got != want {
 			t.Errorf("message %d: %s, want %s", i, got, want)
 		}
 	}
@@ -246,16 +247,16 @@ func TestStreamDisconnect(t *testing.T) {
 			s.event()
 			leave(s)
 			h.meanwhile("the broker's subscription is closed", sub.ctx.Done())
-			if got := soon(t, "a verdict", v); got.String() != "held" || got.err == nil {
+			if got := apptest.Receive(t, "a verdict", v); got.String() != "held" || got.err == nil {
 				t.Errorf("%s %v", got, got.err)
 			}
-			if err := soon(t, "the end", s.end); name == "closed" && !errors.Is(err, io.EOF) {
+			if err := apptest.Receive(t, "the end", s.end); name == "closed" && !errors.Is(err, io.EOF) {
 				t.Errorf("%v", err)
 			}
 			if len(b.sent()) != 0 {
 				t.Error("a dead letter was written")
 			}
-			until(t, "the stream is forgotten", func() bool { return len(h.Subscriptions()) == 0 })
+			apptest.Until(t, "the stream is forgotten", func() bool { return len(h.Subscriptions()) == 0 })
 		})
 	}
 }
@@ -291,13 +292,13 @@ func TestStreamEndIsNoVerdict(t *testing.T) {
 			ended <- err
 		}()
 		if tc.sent {
-			o := soon(t, "the event", s.out)
+			o := apptest.Receive(t, "the event", s.out)
 			if !s.await("1", o.answer) {
 				t.Errorf("%s: nobody awaits the answer", name)
 			}
 		}
 		tc.leave(s, cancel)
-		if err := soon(t, "the end", ended); !errors.Is(err, errLater) {
+		if err := apptest.Receive(t, "the end", ended); !errors.Is(err, errLater) {
 			t.Errorf("%s: %v", name, err)
 		}
 		cancel()
@@ -324,7 +325,7 @@ func TestStreamsSideBySide(t *testing.T) {
 		t.Errorf("%+v", list)
 	}
 	first.cancel()
-	until(t, "one has gone", func() bool { h.clock.Advance(stopLimit); return len(b.open()) == 2 })
+	apptest.Until(t, "one has gone", func() bool { h.clock.Advance(stopLimit); return len(b.open()) == 2 })
 }
 
 // An idle stream ends at once when the sidecar stops; one with an event out ends when that is answered.
@@ -335,14 +336,14 @@ func TestStreamsWhenTheSidecarStops(t *testing.T) {
 	client := h.client()
 	silent, idle := open(t, client), h.stream(client, &runtimev1.SubscribeTopicEventsRequestInitialAlpha1{PubsubName: "ps", Topic: "idle"})
 	busy := h.stream(client, ofOrders)
-	until(t, "all streams are there", func() bool { h.manager.mu.Lock(); defer h.manager.mu.Unlock(); return len(h.manager.streams) == 3 })
+	apptest.Until(t, "all streams are there", func() bool { h.manager.mu.Lock(); defer h.manager.mu.Unlock(); return len(h.manager.streams) == 3 })
 	v := b.sub(t, "orders").handData(`{"id":"1"}`)
 	busy.event()
 	stopped := start(func() { h.Stop(context.Background(), false) })
-	if err := soon(t, "the end", idle.end); status.Code(err) != codes.Unknown || status.Convert(err).Message() != "stream closed" {
+	if err := apptest.Receive(t, "the end", idle.end); status.Code(err) != codes.Unknown || status.Convert(err).Message() != "stream closed" {
 		t.Errorf("idle: %v", err)
 	}
-	if err := soon(t, "the end", silent.end); status.Convert(err).Message() != "api server closed" {
+	if err := apptest.Receive(t, "the end", silent.end); status.Convert(err).Message() != "api server closed" {
 		t.Errorf("silent: %v", err)
 	}
 	if !waiting(busy.end) || !waiting(stopped) {
@@ -350,14 +351,14 @@ func TestStreamsWhenTheSidecarStops(t *testing.T) {
 	}
 	busy.answer("1", runtimev1.TopicEventResponse_SUCCESS)
 	h.meanwhile("the block has stopped", stopped)
-	if got := soon(t, "a verdict", v); got.String() != "ack" {
+	if got := apptest.Receive(t, "a verdict", v); got.String() != "ack" {
 		t.Errorf("%s", got)
 	}
-	if err := soon(t, "the end", busy.end); status.Convert(err).Message() != "stream closed" {
+	if err := apptest.Receive(t, "the end", busy.end); status.Convert(err).Message() != "stream closed" {
 		t.Errorf("busy: %v", err)
 	}
 	late := open(t, client) // refused before it has asked for anything
-	if err := soon(t, "the end", late.end); status.Code(err) != codes.InvalidArgument || status.Convert(err).Message() != "failed deserializing metadata. Error: subscriber is closed" {
+	if err := apptest.Receive(t, "the end", late.end); status.Code(err) != codes.InvalidArgument || status.Convert(err).Message() != "failed deserializing metadata. Error: subscriber is closed" {
 		t.Errorf("late: %v", err)
 	}
 }
@@ -372,7 +373,7 @@ func TestStreamThatNeverAnswers(t *testing.T) {
 	s.event()
 	begin := h.clock.Now()
 	h.outlast()
-	if got := soon(t, "a verdict", v); got.String() != "held" || h.clock.Since(begin) < stopLimit {
+	if got := apptest.Receive(t, "a verdict", v); got.String() != "held" || h.clock.Since(begin) < stopLimit {
 		t.Errorf("%s after %s", got, h.clock.Since(begin))
 	}
 }
@@ -390,7 +391,7 @@ func TestStreamsWhenTheComponentGoes(t *testing.T) {
 			t.Error(err)
 		}
 	})
-	if err := soon(t, "the end", s.end); status.Code(err) != codes.Unknown || status.Convert(err).Message() != "stream closed" {
+	if err := apptest.Receive(t, "the end", s.end); status.Code(err) != codes.Unknown || status.Convert(err).Message() != "stream closed" {
 		t.Errorf("%v", err)
 	}
 	if len(other.open()) != 1 {
@@ -401,7 +402,7 @@ func TestStreamsWhenTheComponentGoes(t *testing.T) {
 	again := h.stream(client, ofOrders)
 	v := b.sub(t, "orders").handData(`{"id":"1"}`)
 	again.answer(again.event().GetId(), runtimev1.TopicEventResponse_SUCCESS)
-	if got := soon(t, "a verdict", v); got.String() != "ack" {
+	if got := apptest.Receive(t, "a verdict", v); got.String() != "ack" {
 		t.Errorf("%s", got)
 	}
 }
@@ -414,7 +415,7 @@ func TestStreamEventBeforeTheInitialResponse(t *testing.T) {
 	h.add("ps", eager)
 	s := h.stream(h.client(), ofOrders)
 	s.answer(s.event().GetId(), runtimev1.TopicEventResponse_SUCCESS)
-	if got := soon(t, "a verdict", soon(t, "the message", eager.verdict)); got.String() != "ack" {
+	if got := apptest.Receive(t, "a verdict", apptest.Receive(t, "the message", eager.verdict)); got.String() != "ack" {
 		t.Errorf("%s", got)
 	}
 }
@@ -461,9 +462,9 @@ func TestStreamUnderLoad(t *testing.T) {
 		if i%10 == 7 {
 			want = "nack"
 		}
-		if got := soon(t, "a verdict", v); got.String() != want {
+		if got := apptest.Receive(t, "a verdict", v); got.String() != want {
 			t.Errorf("message %d: %s, want %s", i, got, want)
 		}
 	}
-	soon(t, "the client", done)
+	apptest.Receive(t, "the client", done)
 }

@@ -13,7 +13,7 @@ import (
 	runtimev1 "outrigger.dev/api/gen/runtime/v1"
 	"outrigger.dev/components/secretstores"
 	"outrigger.dev/resource"
-	"outrigger.dev/telemetry/metrics"
+	"outrigger.dev/telemetry/metrics/metricstest"
 )
 
 // memory is a secret store in memory. A secret named "void" has no data map.
@@ -191,33 +191,14 @@ func TestReferences(t *testing.T) {
 }
 
 func TestMetrics(t *testing.T) {
-	m, err := metrics.New(metrics.Options{AppID: "app", Enabled: true})
-	if err != nil {
-		t.Fatal(err)
-	}
+	m := metricstest.New(t, "app")
 	s, _ := newSecrets(t, Options{Metrics: m.Secrets()})
 	r := apitest.Router(s.Routes())
 	r.Do("GET", "/v1.0/secrets/file/num", "")
 	r.Do("GET", "/v1.0/secrets/file/bulk", "")
 	r.Do("GET", "/v1.0/secrets/broken/x", "")
-	families, err := m.Gatherer().Gather()
-	if err != nil {
-		t.Fatal(err)
-	}
-	got := map[string]bool{}
-	for _, f := range families {
-		if f.GetName() != "dapr_component_secret_count" {
-			continue
-		}
-		for _, series := range f.GetMetric() {
-			labels := map[string]string{}
-			for _, l := range series.GetLabel() {
-				labels[l.GetName()] = l.GetValue()
-			}
-			got[labels["component"]+" "+labels["operation"]+" "+labels["success"]] = series.GetCounter().GetValue() == 1
-		}
-	}
-	if want := map[string]bool{"file get true": true, "file bulk_get true": true, "broken get false": true}; !reflect.DeepEqual(got, want) {
+	got := metricstest.Counted(t, m, "dapr_component_secret_count", "component", "operation", "success")
+	if want := map[string]float64{"file get true": 1, "file bulk_get true": 1, "broken get false": 1}; !reflect.DeepEqual(got, want) {
 		t.Errorf("counted %v, want %v", got, want)
 	}
 }

@@ -10,6 +10,7 @@ import (
 	commonv1 "outrigger.dev/api/gen/common/v1"
 	runtimev1 "outrigger.dev/api/gen/runtime/v1"
 	stores "outrigger.dev/components/state"
+	"outrigger.dev/telemetry/logging/logtest"
 )
 
 const (
@@ -158,13 +159,13 @@ func TestBadKeys(t *testing.T) {
 			t.Errorf("%s: %v", tc.name, err)
 		}
 	}
-	var log bytes.Buffer
-	s := New(Options{Log: slog.New(slog.NewTextHandler(&log, nil))})
+	var log logtest.Log
+	s := New(Options{Log: log.Logger()})
 	if err := s.Add(Component{Name: "st", Store: newPlain(), Properties: map[string]string{"primaryencryptionkey": hexKey}}); err != nil {
 		t.Fatal(err)
 	}
 	if !strings.Contains(log.String(), "item=primaryencryptionkey want=primaryEncryptionKey") || strings.Contains(log.String(), hexKey) {
-		t.Errorf("logged %s", log.String())
+		t.Errorf("logged %s", &log)
 	}
 }
 

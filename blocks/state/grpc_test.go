@@ -16,7 +16,7 @@ import (
 	runtimev1 "outrigger.dev/api/gen/runtime/v1"
 	"outrigger.dev/blocks/secrets"
 	stores "outrigger.dev/components/state"
-	"outrigger.dev/telemetry/metrics"
+	"outrigger.dev/telemetry/metrics/metricstest"
 )
 
 // fallback answers what no block does, one level deeper than the blocks, whose methods therefore win.
@@ -249,10 +249,7 @@ func TestGRPCRequests(t *testing.T) {
 }
 
 func TestMetrics(t *testing.T) {
-	m, err := metrics.New(metrics.Options{AppID: "app", Enabled: true})
-	if err != nil {
-		t.Fatal(err)
-	}
+	m := metricstest.New(t, "app")
 	p := newPlain()
 	p.failures["app||bad"] = errors.New("broken")
 	s := New(Options{AppID: "app", Metrics: m.State()})
@@ -269,23 +266,7 @@ func TestMetrics(t *testing.T) {
 	_, _ = g.GetBulkState(ctx, &runtimev1.GetBulkStateRequest{StoreName: "st", Keys: []string{"k"}})
 	_, _ = g.ExecuteStateTransaction(ctx, &runtimev1.ExecuteStateTransactionRequest{StoreName: "st"})
 	_, _ = g.QueryStateAlpha1(ctx, &runtimev1.QueryStateRequest{StoreName: "st", Query: "{}"})
-	families, err := m.Gatherer().Gather()
-	if err != nil {
-		t.Fatal(err)
-	}
-	got := map[string]float64{}
-	for _, f := range families {
-		if f.GetName() != "dapr_component_state_count" {
-			continue
-		}
-		for _, series := range f.GetMetric() {
-			labels := map[string]string{}
-			for _, l := range series.GetLabel() {
-				labels[l.GetName()] = l.GetValue()
-			}
-			got[labels["component"]+" "+labels["operation"]+" "+labels["success"]] = series.GetCounter().GetValue()
-		}
-	}
+	got := metricstest.Counted(t, m, "dapr_component_state_count", "component", "operation", "success")
 	want := map[string]float64{
 		"st get true": 1, "st get false": 1, "st set true": 1, "st delete true": 1, "st bulk_delete true": 1, "st bulk_get true": 1, "st transaction true": 1, "st query true": 1,
 	}
