@@ -14,14 +14,14 @@ package mqttclient
 
 import (
 	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"fmt"
 	"net"
 	"net/url"
-	"os"
 	"strconv"
 	"strings"
+
+	"outrigger.dev/components/clienttls"
 )
 
 // Options are the connection properties of an MQTT component (Dapr API, MQTT components). Embed it in the component's
@@ -128,45 +128,13 @@ func (o *Options) target() (*target, error) {
 
 func (o *Options) tlsConfig(host string) (*tls.Config, error) {
 	config := &tls.Config{MinVersion: tls.VersionTLS12, ServerName: host}
-	if o.CACert != "" {
-		text, err := pemText("caCert", o.CACert)
-		if err != nil {
-			return nil, err
-		}
-		config.RootCAs = x509.NewCertPool()
-		if !config.RootCAs.AppendCertsFromPEM(text) {
-			return nil, errors.New("metadata property \"caCert\" holds no certificate in PEM")
-		}
+	var err error
+	if config.RootCAs, err = clienttls.Authorities(clienttls.Property{Name: "caCert", Value: o.CACert}); err != nil {
+		return nil, err
 	}
-	if (o.ClientCert == "") != (o.ClientKey == "") {
-		return nil, errors.New("metadata properties \"clientCert\" and \"clientKey\" must be given together")
-	}
-	if o.ClientCert != "" {
-		cert, err := pemText("clientCert", o.ClientCert)
-		if err != nil {
-			return nil, err
-		}
-		key, err := pemText("clientKey", o.ClientKey)
-		if err != nil {
-			return nil, err
-		}
-		pair, err := tls.X509KeyPair(cert, key)
-		if err != nil {
-			return nil, fmt.Errorf("metadata properties \"clientCert\" and \"clientKey\" are no pair in PEM: %w", err)
-		}
-		config.Certificates = []tls.Certificate{pair}
+	config.Certificates, err = clienttls.Pair(clienttls.Property{Name: "clientCert", Value: o.ClientCert}, clienttls.Property{Name: "clientKey", Value: o.ClientKey})
+	if err != nil {
+		return nil, err
 	}
 	return config, nil
-}
-
-// pemText returns PEM that was given as such or as the path of a file.
-func pemText(property, value string) ([]byte, error) {
-	if strings.Contains(value, "-----BEGIN") {
-		return []byte(value), nil
-	}
-	text, err := os.ReadFile(value)
-	if err != nil {
-		return nil, fmt.Errorf("metadata property %q is neither PEM nor a file that can be read: %w", property, errors.Unwrap(err))
-	}
-	return text, nil
 }

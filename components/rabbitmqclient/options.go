@@ -4,17 +4,16 @@ package rabbitmqclient
 
 import (
 	"crypto/tls"
-	"crypto/x509"
-	"errors"
 	"fmt"
 	"net"
 	"net/url"
-	"os"
 	"strconv"
 	"strings"
 	"time"
 
 	amqp "github.com/rabbitmq/amqp091-go"
+
+	"outrigger.dev/components/clienttls"
 )
 
 // TLSOptions are the TLS properties of a RabbitMQ component (Dapr API, RabbitMQ components). Embed it in the component's options.
@@ -22,6 +21,11 @@ type TLSOptions struct {
 	CACert     string `name:"caCert" help:"certificate of the authority that signed the server's certificate, in PEM or as the path of a file with it; default are the system's authorities; needs amqps"`
 	ClientCert string `name:"clientCert" secret:"true" help:"client certificate in PEM, or the path of a file with it; needs clientKey and amqps"`
 	ClientKey  string `name:"clientKey" secret:"true" help:"key of clientCert in PEM, or the path of a file with it"`
+}
+
+// pair are the properties of the client's certificate and its key.
+func (o *TLSOptions) pair() (cert, key clienttls.Property) {
+	return clienttls.Property{Name: "clientCert", Value: o.ClientCert}, clienttls.Property{Name: "clientKey", Value: o.ClientKey}
 }
 
 // Settings say how to connect.
@@ -64,8 +68,8 @@ func (s *Settings) check() (amqp.URI, error) {
 	switch {
 	case err != nil:
 		return uri, fmt.Errorf("metadata property %q is not an AMQP URI: write amqp://user:password@host:5672/vhost, or amqps:// for TLS, and percent-encode special characters in user and password", s.URIProperty)
-	case (s.ClientCert == "") != (s.ClientKey == ""):
-		return uri, errors.New(`metadata properties "clientCert" and "clientKey" must be given together`)
+	case clienttls.Together(s.pair()) != nil:
+		return uri, clienttls.Together(s.pair())
 	case uri.Scheme != "amqps" && (s.CACert != "" || s.ClientCert != ""):
 		return uri, fmt.Errorf(`metadata properties "caCert" and "clientCert" need TLS, but %q says amqp: write amqps`, s.URIProperty)
 	case (s.CACert != "" || s.ClientCert != "") && (uri.CACertFile != "" || uri.CertFile != "" || uri.KeyFile != ""):
@@ -92,42 +96,12 @@ func (s *Settings) tlsConfig(uri amqp.URI) (*tls.Config, error) {
 	if uri.ServerName != "" {
 		config.ServerName = uri.ServerName
 	}
-	if s.CACert != "" {
-		text, err := pemText("caCert", s.CACert)
-		if err != nil {
-			return nil, err
-		}
-		config.RootCAs = x509.NewCertPool()
-		if !config.RootCAs.AppendCertsFromPEM(text) {
-			return nil, errors.New(`metadata property "caCert" holds no certificate in PEM`)
-		}
+	var err error
+	if config.RootCAs, err = clienttls.Authorities(clienttls.Property{Name: "caCert", Value: s.CACert}); err != nil {
+		return nil, err
 	}
-	if s.ClientCert != "" {
-		cert, err := pemText("clientCert", s.ClientCert)
-		if err != nil {
-			return nil, err
-		}
-		key, err := pemText("clientKey", s.ClientKey)
-		if err != nil {
-			return nil, err
-		}
-		pair, err := tls.X509KeyPair(cert, key)
-		if err != nil {
-			return nil, fmt.Errorf(`metadata properties "clientCert" and "clientKey" are no pair in PEM: %w`, err)
-		}
-		config.Certificates = []tls.Certificate{pair}
+	if config.Certificates, err = clienttls.Pair(s.pair()); err != nil {
+		return nil, err
 	}
 	return config, nil
-}
-
-// pemText returns PEM that was given as such or as the path of a file.
-func pemText(property, value string) ([]byte, error) {
-	if strings.Contains(value, "-----BEGIN") {
-		return []byte(value), nil
-	}
-	text, err := os.ReadFile(value)
-	if err != nil {
-		return nil, fmt.Errorf("metadata property %q is neither PEM nor a file that can be read: %w", property, errors.Unwrap(err))
-	}
-	return text, nil
 }

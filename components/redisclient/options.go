@@ -7,12 +7,12 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"os"
 	"strconv"
 	"strings"
 	"time"
 
 	"outrigger.dev/components"
+	"outrigger.dev/components/clienttls"
 )
 
 // Options are the connection properties of a Redis component (Dapr API, Redis components). Embed it in the component's
@@ -144,8 +144,8 @@ func (o *Options) check() error {
 		return fmt.Errorf("metadata property \"redisDB\" is %d, but a Redis Cluster only has the database 0: remove redisDB", o.DB)
 	case o.DB < 0:
 		return fmt.Errorf("metadata property \"redisDB\" is %d, but databases count from 0", o.DB)
-	case (o.ClientCert == "") != (o.ClientKey == ""):
-		return errors.New("metadata properties \"clientCert\" and \"clientKey\" must be given together")
+	case clienttls.Together(o.pair()) != nil:
+		return clienttls.Together(o.pair())
 	case o.ClientCert != "" && !o.EnableTLS:
 		return errors.New("metadata property \"clientCert\" needs \"enableTLS\" to be true")
 	}
@@ -159,33 +159,14 @@ func (o *Options) tlsConfig() (*tls.Config, error) {
 	}
 	// #nosec G402 -- skipping the check is the user's explicit choice.
 	config := &tls.Config{MinVersion: tls.VersionTLS12, InsecureSkipVerify: o.InsecureSkipTLSVerify}
-	if o.ClientCert == "" {
-		return config, nil
-	}
-	cert, err := pemText("clientCert", o.ClientCert)
-	if err != nil {
+	var err error
+	if config.Certificates, err = clienttls.Pair(o.pair()); err != nil {
 		return nil, err
 	}
-	key, err := pemText("clientKey", o.ClientKey)
-	if err != nil {
-		return nil, err
-	}
-	pair, err := tls.X509KeyPair(cert, key)
-	if err != nil {
-		return nil, fmt.Errorf("metadata properties \"clientCert\" and \"clientKey\" are no pair in PEM: %w", err)
-	}
-	config.Certificates = []tls.Certificate{pair}
 	return config, nil
 }
 
-// pemText returns PEM that was given as such or as the path of a file.
-func pemText(property, value string) ([]byte, error) {
-	if strings.Contains(value, "-----BEGIN") {
-		return []byte(value), nil
-	}
-	text, err := os.ReadFile(value)
-	if err != nil {
-		return nil, fmt.Errorf("metadata property %q is neither PEM nor a file that can be read: %w", property, errors.Unwrap(err))
-	}
-	return text, nil
+// pair are the properties of the client's certificate and its key.
+func (o *Options) pair() (cert, key clienttls.Property) {
+	return clienttls.Property{Name: "clientCert", Value: o.ClientCert}, clienttls.Property{Name: "clientKey", Value: o.ClientKey}
 }

@@ -11,6 +11,7 @@ import (
 	"github.com/jonboulle/clockwork"
 	"outrigger.dev/components"
 	"outrigger.dev/components/bindings"
+	"outrigger.dev/components/bindings/bindingstest"
 )
 
 const patience = 10 * time.Second
@@ -18,18 +19,8 @@ const patience = 10 * time.Second
 // openBinding opens the binding the way a resource does.
 func openBinding(t *testing.T, clock clockwork.Clock, schedule string) (*Binding, error) {
 	t.Helper()
-	var r components.Registry
-	Register(&r)
-	d, err := r.Lookup(components.Bindings, "cron", "")
-	if err != nil {
-		t.Fatal(err)
-	}
-	c, err := d.Open(context.Background(), components.Instance{Name: "tick", Clock: clock, Properties: map[string]string{"schedule": schedule}})
-	if err != nil {
-		return nil, err
-	}
-	t.Cleanup(func() { _ = c.(*Binding).Close() })
-	return c.(*Binding), nil
+	binding := bindingstest.Type[*Binding]{Register: Register, Name: "cron"}
+	return binding.OpenInstance(t, components.Instance{Clock: clock, Properties: map[string]string{"schedule": schedule}})
 }
 
 func TestSchedules(t *testing.T) {

@@ -9,26 +9,12 @@ import (
 	"strings"
 	"testing"
 
-	"outrigger.dev/components"
 	"outrigger.dev/components/bindings"
+	"outrigger.dev/components/bindings/bindingstest"
 )
 
-// openBinding opens the binding the way a resource does.
-func openBinding(t *testing.T, properties map[string]string) (*Binding, error) {
-	t.Helper()
-	var r components.Registry
-	Register(&r)
-	d, err := r.Lookup(components.Bindings, "graphql", "")
-	if err != nil {
-		t.Fatal(err)
-	}
-	c, err := d.Open(context.Background(), components.Instance{Name: "b", Properties: properties})
-	if err != nil {
-		return nil, err
-	}
-	t.Cleanup(func() { _ = c.(*Binding).Close() })
-	return c.(*Binding), nil
-}
+// binding is the type under test.
+var binding = bindingstest.Type[*Binding]{Register: Register, Name: "graphql"}
 
 // endpoint replies with what it was sent, as GraphQL data, unless the query says otherwise.
 func endpoint(w http.ResponseWriter, r *http.Request) {
@@ -59,10 +45,7 @@ func endpoint(w http.ResponseWriter, r *http.Request) {
 func TestInvoke(t *testing.T) {
 	server := httptest.NewServer(http.HandlerFunc(endpoint))
 	defer server.Close()
-	b, err := openBinding(t, map[string]string{"endpoint": server.URL, "header:x-secret": "hush", "variable:episode": "JEDI", "Variable:hero": "Luke"})
-	if err != nil {
-		t.Fatal(err)
-	}
+	b := binding.MustOpen(t, map[string]string{"endpoint": server.URL, "header:x-secret": "hush", "variable:episode": "JEDI", "Variable:hero": "Luke"})
 	for _, tc := range []struct {
 		name      string
 		operation string
@@ -129,10 +112,7 @@ func TestForeignRedirect(t *testing.T) {
 		http.Redirect(w, r, other.URL, http.StatusTemporaryRedirect)
 	}))
 	defer server.Close()
-	b, err := openBinding(t, map[string]string{"endpoint": server.URL, "header:x-secret": "hush"})
-	if err != nil {
-		t.Fatal(err)
-	}
+	b := binding.MustOpen(t, map[string]string{"endpoint": server.URL, "header:x-secret": "hush"})
 	resp, err := b.Invoke(context.Background(), bindings.Request{Operation: "query", Metadata: map[string]string{"query": "q", "header:X-Own": "1"}})
 	if err != nil || !strings.Contains(string(resp.Data), `"secret": "", "own": "1"`) {
 		t.Errorf("response %s, %v", resp.Data, err)
@@ -140,13 +120,10 @@ func TestForeignRedirect(t *testing.T) {
 }
 
 func TestHeaders(t *testing.T) {
-	if _, err := openBinding(t, map[string]string{"endpoint": "http://h", "header:x": "a\nb"}); err == nil || !strings.Contains(err.Error(), `"header:x" is no header`) {
+	if _, err := binding.Open(t, map[string]string{"endpoint": "http://h", "header:x": "a\nb"}); err == nil || !strings.Contains(err.Error(), `"header:x" is no header`) {
 		t.Errorf("bad property: %v", err)
 	}
-	b, err := openBinding(t, map[string]string{"endpoint": "http://h"})
-	if err != nil {
-		t.Fatal(err)
-	}
+	b := binding.MustOpen(t, map[string]string{"endpoint": "http://h"})
 	if _, err := b.Invoke(context.Background(), bindings.Request{Operation: "query", Metadata: map[string]string{"query": "q", "header:a b": "1"}}); err == nil || !strings.Contains(err.Error(), `"header:a b" is no header`) {
 		t.Errorf("bad header: %v", err)
 	}
@@ -154,14 +131,11 @@ func TestHeaders(t *testing.T) {
 
 func TestEndpoint(t *testing.T) {
 	for _, endpoint := range []string{"", "example.com/graphql", "ws://example.com"} {
-		if _, err := openBinding(t, map[string]string{"endpoint": endpoint}); err == nil || !strings.Contains(err.Error(), `"endpoint"`) {
+		if _, err := binding.Open(t, map[string]string{"endpoint": endpoint}); err == nil || !strings.Contains(err.Error(), `"endpoint"`) {
 			t.Errorf("%q: error %v", endpoint, err)
 		}
 	}
-	b, err := openBinding(t, map[string]string{"endpoint": "http://user:hush@127.0.0.1:1/x"})
-	if err != nil {
-		t.Fatal(err)
-	}
+	b := binding.MustOpen(t, map[string]string{"endpoint": "http://user:hush@127.0.0.1:1/x"})
 	if _, err := b.Invoke(context.Background(), bindings.Request{Operation: "query", Metadata: map[string]string{"query": "q"}}); err == nil || !strings.Contains(err.Error(), "127.0.0.1:1") || strings.Contains(err.Error(), "hush") {
 		t.Errorf("endpoint that is down: %v", err)
 	}

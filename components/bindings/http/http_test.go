@@ -22,35 +22,12 @@ import (
 	"testing"
 	"time"
 
-	"outrigger.dev/components"
 	"outrigger.dev/components/bindings"
+	"outrigger.dev/components/bindings/bindingstest"
 )
 
-// openBinding opens the binding the way a resource does.
-func openBinding(t *testing.T, properties map[string]string) (*Binding, error) {
-	t.Helper()
-	var r components.Registry
-	Register(&r)
-	d, err := r.Lookup(components.Bindings, "http", "")
-	if err != nil {
-		t.Fatal(err)
-	}
-	c, err := d.Open(context.Background(), components.Instance{Name: "b", Properties: properties})
-	if err != nil {
-		return nil, err
-	}
-	t.Cleanup(func() { _ = c.(*Binding).Close() })
-	return c.(*Binding), nil
-}
-
-func mustOpen(t *testing.T, properties map[string]string) *Binding {
-	t.Helper()
-	b, err := openBinding(t, properties)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return b
-}
+// binding is the type under test.
+var binding = bindingstest.Type[*Binding]{Register: Register, Name: "http"}
 
 // echo answers with what it was asked: the method, path, some headers and the body, and the status of a query parameter.
 func echo(w http.ResponseWriter, r *http.Request) {
@@ -73,7 +50,7 @@ func echo(w http.ResponseWriter, r *http.Request) {
 func TestInvoke(t *testing.T) {
 	server := httptest.NewServer(http.HandlerFunc(echo))
 	defer server.Close()
-	b := mustOpen(t, map[string]string{"url": server.URL + "/base/", "securityToken": "secret", "securityTokenHeader": "X-Token"})
+	b := binding.MustOpen(t, map[string]string{"url": server.URL + "/base/", "securityToken": "secret", "securityTokenHeader": "X-Token"})
 	for _, tc := range []struct {
 		name string
 		req  bindings.Request
@@ -157,7 +134,7 @@ func TestRedirect(t *testing.T) {
 		echo(w, r)
 	}))
 	defer server.Close()
-	resp, err := mustOpen(t, map[string]string{"url": server.URL}).Invoke(context.Background(), bindings.Request{Operation: "post", Data: []byte("again")})
+	resp, err := binding.MustOpen(t, map[string]string{"url": server.URL}).Invoke(context.Background(), bindings.Request{Operation: "post", Data: []byte("again")})
 	if err != nil || !strings.Contains(string(resp.Data), "POST /there") || !strings.Contains(string(resp.Data), "body=again") {
 		t.Errorf("response %+v, %v", resp, err)
 	}
@@ -178,7 +155,7 @@ func TestTarget(t *testing.T) {
 		{"http://h/f?code=1", "?b=2", "http://h/f?code=1&b=2"},
 		{"http://h", "a\nb", "http://h/a%0Ab"},
 	} {
-		got, err := mustOpen(t, map[string]string{"url": tc.base}).target(tc.path)
+		got, err := binding.MustOpen(t, map[string]string{"url": tc.base}).target(tc.path)
 		if err != nil || got != tc.want {
 			t.Errorf("%s with %s: %s, %v; want %s", tc.base, tc.path, got, err, tc.want)
 		}
@@ -220,7 +197,7 @@ func TestForeignRedirect(t *testing.T) {
 		http.Redirect(w, r, other.URL, http.StatusFound)
 	}))
 	defer server.Close()
-	b := mustOpen(t, map[string]string{"url": server.URL, "securityToken": "secret", "securityTokenHeader": "X-Token"})
+	b := binding.MustOpen(t, map[string]string{"url": server.URL, "securityToken": "secret", "securityTokenHeader": "X-Token"})
 	resp, err := b.Invoke(context.Background(), bindings.Request{Operation: "get", Metadata: map[string]string{"X-Own": "1"}})
 	if err != nil || strings.Contains(string(resp.Data), "secret") || !strings.Contains(string(resp.Data), "X-Own: 1") {
 		t.Errorf("response %+v, %v", resp, err)
@@ -234,7 +211,7 @@ func TestForeignRedirect(t *testing.T) {
 func TestEarlyAnswer(t *testing.T) {
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusNoContent) }))
 	defer server.Close()
-	b := mustOpen(t, map[string]string{"url": server.URL})
+	b := binding.MustOpen(t, map[string]string{"url": server.URL})
 	data := make([]byte, 8<<20)
 	for range 5 {
 		// The connection may break before the answer is read; neither is a fault of the binding.
@@ -256,7 +233,7 @@ func TestStatus(t *testing.T) {
 		if tc.property != "" {
 			p["errorIfNot2XX"] = tc.property
 		}
-		b := mustOpen(t, p)
+		b := binding.MustOpen(t, p)
 		resp, err := b.Invoke(context.Background(), bindings.Request{Operation: "get", Metadata: map[string]string{"X-Status": "404", "errorIfNot2XX": tc.entry}})
 		if (err != nil) != tc.fails || err != nil && err.Error() != "received status code 404" {
 			t.Errorf("%+v: error %v", tc, err)
@@ -277,17 +254,17 @@ func TestLimits(t *testing.T) {
 	}))
 	defer server.Close()
 	defer close(release)
-	small := mustOpen(t, map[string]string{"url": server.URL, "maxResponseBodySize": "999"})
+	small := binding.MustOpen(t, map[string]string{"url": server.URL, "maxResponseBodySize": "999"})
 	if resp, err := small.Invoke(context.Background(), bindings.Request{Operation: "get"}); err == nil || !strings.Contains(err.Error(), "maxResponseBodySize") || resp.Metadata["statusCode"] != "200" {
 		t.Errorf("too long a response: %+v, %v", resp, err)
 	}
 	for _, size := range []string{"1000", "1Ki", "0"} {
-		b := mustOpen(t, map[string]string{"url": server.URL, "maxResponseBodySize": size})
+		b := binding.MustOpen(t, map[string]string{"url": server.URL, "maxResponseBodySize": size})
 		if resp, err := b.Invoke(context.Background(), bindings.Request{Operation: "get"}); err != nil || len(resp.Data) != 1000 {
 			t.Errorf("size %s: %v", size, err)
 		}
 	}
-	slow := mustOpen(t, map[string]string{"url": server.URL, "responseTimeout": "50ms"})
+	slow := binding.MustOpen(t, map[string]string{"url": server.URL, "responseTimeout": "50ms"})
 	if _, err := slow.Invoke(context.Background(), bindings.Request{Operation: "get", Metadata: map[string]string{"path": "slow"}}); err == nil || !strings.Contains(err.Error(), "responseTimeout") {
 		t.Errorf("slow endpoint: %v", err)
 	}
@@ -296,7 +273,7 @@ func TestLimits(t *testing.T) {
 	if _, err := small.Invoke(ctx, bindings.Request{Operation: "get"}); err == nil {
 		t.Error("a cancelled call succeeded")
 	}
-	down := mustOpen(t, map[string]string{"url": "http://user:hush@127.0.0.1:1/x"})
+	down := binding.MustOpen(t, map[string]string{"url": "http://user:hush@127.0.0.1:1/x"})
 	if _, err := down.Invoke(context.Background(), bindings.Request{Operation: "get"}); err == nil || !strings.Contains(err.Error(), "127.0.0.1:1") || strings.Contains(err.Error(), "hush") {
 		t.Errorf("endpoint that is down: %v", err)
 	}
@@ -348,16 +325,16 @@ func TestMutualTLS(t *testing.T) {
 		"files": {"MTLSRootCA": file("ca", root), "MTLSClientCert": file("cert", string(cert)), "MTLSClientKey": file("key", string(key)), "MTLSRenegotiation": "RenegotiateOnceAsClient"},
 	} {
 		p["url"] = server.URL
-		resp, err := mustOpen(t, p).Invoke(context.Background(), bindings.Request{Operation: "get"})
+		resp, err := binding.MustOpen(t, p).Invoke(context.Background(), bindings.Request{Operation: "get"})
 		if err != nil || string(resp.Data) != "client" {
 			t.Errorf("%s: %+v, %v", name, resp, err)
 		}
 	}
-	untrusting := mustOpen(t, map[string]string{"url": server.URL})
+	untrusting := binding.MustOpen(t, map[string]string{"url": server.URL})
 	if _, err := untrusting.Invoke(context.Background(), bindings.Request{Operation: "get"}); err == nil || !strings.Contains(err.Error(), "MTLSRootCA") {
 		t.Errorf("foreign authority: %v", err)
 	}
-	anonymous := mustOpen(t, map[string]string{"url": server.URL, "MTLSRootCA": root})
+	anonymous := binding.MustOpen(t, map[string]string{"url": server.URL, "MTLSRootCA": root})
 	if _, err := anonymous.Invoke(context.Background(), bindings.Request{Operation: "get"}); err == nil {
 		t.Error("called without a client certificate")
 	}
@@ -380,7 +357,7 @@ func TestOptions(t *testing.T) {
 		{map[string]string{"responseTimeout": "soon"}, `"responseTimeout" is "soon"`},
 		{map[string]string{"maxResponseBodySize": "big"}, `"maxResponseBodySize" is "big"`},
 		{map[string]string{"MTLSRootCA": "/no/such/file"}, `"MTLSRootCA"`},
-		{map[string]string{"MTLSRootCA": "-----BEGIN nothing"}, `"MTLSRootCA" has no certificate`},
+		{map[string]string{"MTLSRootCA": "-----BEGIN nothing"}, `"MTLSRootCA" holds no certificate`},
 		{map[string]string{"MTLSClientCert": string(cert)}, "together"},
 		{map[string]string{"MTLSClientCert": string(cert), "MTLSClientKey": string(cert)}, `"MTLSClientKey"`},
 		{map[string]string{"MTLSRenegotiation": "often"}, `"MTLSRenegotiation" is "often"`},
@@ -392,7 +369,7 @@ func TestOptions(t *testing.T) {
 		if tc.properties == nil {
 			delete(p, "url")
 		}
-		if _, err := openBinding(t, p); err == nil || !strings.Contains(err.Error(), tc.err) {
+		if _, err := binding.Open(t, p); err == nil || !strings.Contains(err.Error(), tc.err) {
 			t.Errorf("%v: error %v, want one with %q", tc.properties, err, tc.err)
 		}
 	}

@@ -2,14 +2,11 @@ package http
 
 import (
 	"crypto/tls"
-	"crypto/x509"
-	"errors"
-	"fmt"
-	"os"
 	"strings"
 	"time"
 
 	"outrigger.dev/components"
+	"outrigger.dev/components/clienttls"
 )
 
 // Options are the metadata properties of the component.
@@ -32,33 +29,13 @@ func (o *Options) tlsConfig() (*tls.Config, error) {
 		return nil, nil
 	}
 	config := &tls.Config{MinVersion: tls.VersionTLS12}
-	if o.RootCA != "" {
-		pem, err := pemOf("MTLSRootCA", o.RootCA)
-		if err != nil {
-			return nil, err
-		}
-		config.RootCAs = x509.NewCertPool()
-		if !config.RootCAs.AppendCertsFromPEM(pem) {
-			return nil, errors.New(`metadata property "MTLSRootCA" has no certificate in PEM; give a certificate file or its text`)
-		}
+	var err error
+	if config.RootCAs, err = clienttls.Authorities(clienttls.Property{Name: "MTLSRootCA", Value: o.RootCA}); err != nil {
+		return nil, err
 	}
-	if (o.ClientCert == "") != (o.ClientKey == "") {
-		return nil, errors.New(`metadata properties "MTLSClientCert" and "MTLSClientKey" must be given together`)
-	}
-	if o.ClientCert != "" {
-		cert, err := pemOf("MTLSClientCert", o.ClientCert)
-		if err != nil {
-			return nil, err
-		}
-		key, err := pemOf("MTLSClientKey", o.ClientKey)
-		if err != nil {
-			return nil, err
-		}
-		pair, err := tls.X509KeyPair(cert, key)
-		if err != nil {
-			return nil, fmt.Errorf("metadata properties \"MTLSClientCert\" and \"MTLSClientKey\" are not a certificate and its key in PEM: %w", err)
-		}
-		config.Certificates = []tls.Certificate{pair}
+	cert, key := clienttls.Property{Name: "MTLSClientCert", Value: o.ClientCert}, clienttls.Property{Name: "MTLSClientKey", Value: o.ClientKey}
+	if config.Certificates, err = clienttls.Pair(cert, key); err != nil {
+		return nil, err
 	}
 	switch strings.ToLower(o.Renegotiation) {
 	case "renegotiateonceasclient":
@@ -67,16 +44,4 @@ func (o *Options) tlsConfig() (*tls.Config, error) {
 		config.Renegotiation = tls.RenegotiateFreelyAsClient
 	}
 	return config, nil
-}
-
-// pemOf reads a property that is a file's path or the text itself.
-func pemOf(property, value string) ([]byte, error) {
-	if strings.Contains(value, "-----BEGIN ") {
-		return []byte(value), nil
-	}
-	data, err := os.ReadFile(value)
-	if err != nil {
-		return nil, fmt.Errorf("metadata property %q is neither PEM text nor a file that can be read: %w", property, err)
-	}
-	return data, nil
 }

@@ -7,36 +7,23 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
-	"time"
 
 	"github.com/twmb/franz-go/pkg/kfake"
 
 	"outrigger.dev/components"
 	"outrigger.dev/components/bindings"
+	"outrigger.dev/components/bindings/bindingstest"
 )
 
-const limit = 30 * time.Second
+// binding is the type under test.
+var binding = bindingstest.Type[*Binding]{Register: Register, Name: "kafka"}
 
-// open opens the binding through the registry, as a sidecar does.
+// open opens a binding of the app "app" with defaults that suit tests.
 func open(t testing.TB, properties map[string]string) (*Binding, error) {
 	t.Helper()
-	var r components.Registry
-	Register(&r)
-	d, err := r.Lookup(components.Bindings, "kafka", "v1")
-	if err != nil {
-		t.Fatal(err)
-	}
 	all := map[string]string{"authType": "none", "heartbeatInterval": "100ms", "sessionTimeout": "6s", "backOffDuration": "10ms"}
 	maps.Copy(all, properties)
-	ctx, cancel := context.WithTimeout(context.Background(), limit)
-	defer cancel()
-	c, err := d.Open(ctx, components.Instance{Name: "kafka", Properties: all, Sidecar: components.Sidecar{AppID: "app"}})
-	if err != nil {
-		return nil, err
-	}
-	b := c.(*Binding)
-	t.Cleanup(func() { _ = b.Close() })
-	return b, nil
+	return binding.OpenInstance(t, components.Instance{Properties: all, Sidecar: components.Sidecar{AppID: "app"}})
 }
 
 func mustOpen(t testing.TB, properties map[string]string) *Binding {
@@ -60,27 +47,12 @@ func cluster(t testing.TB) (*kfake.Cluster, string) {
 
 func create(t testing.TB, b *Binding, data string, metadata map[string]string) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), limit)
-	defer cancel()
 	if metadata == nil {
 		metadata = map[string]string{}
 	}
-	resp, err := b.Invoke(ctx, bindings.Request{Operation: bindings.Create, Data: []byte(data), Metadata: metadata})
+	resp, err := b.Invoke(bindingstest.Within(t), bindings.Request{Operation: bindings.Create, Data: []byte(data), Metadata: metadata})
 	if err != nil || resp != nil {
 		t.Fatalf("Invoke: %v, %v", resp, err)
-	}
-}
-
-func next(t testing.TB, events <-chan *bindings.Event) *bindings.Event {
-	t.Helper()
-	timer := time.NewTimer(limit)
-	defer timer.Stop()
-	select {
-	case e := <-events:
-		return e
-	case <-timer.C:
-		t.Fatal("no event came")
-		return nil
 	}
 }
 
@@ -102,7 +74,7 @@ func TestCreateAndRead(t *testing.T) {
 	for _, topic := range []string{"a", "b"} {
 		out := mustOpen(t, map[string]string{"brokers": addr, "publishTopic": topic, "direction": "output"})
 		create(t, out, "to "+topic, map[string]string{"partitionKey": "k", "tenant": "blue"})
-		e := next(t, events)
+		e := bindingstest.Receive(t, events)
 		if string(e.Data) != "to "+topic || e.Metadata["__key"] != "k" || e.Metadata["tenant"] != "blue" || e.Metadata["__topic"] != topic {
 			t.Errorf("event %q with %v", e.Data, e.Metadata)
 		}
@@ -119,7 +91,7 @@ func TestCreateAndRead(t *testing.T) {
 	if _, err := in.Read(t.Context(), handler); err != nil {
 		t.Fatal(err)
 	}
-	if e := next(t, events); string(e.Data) != "meanwhile" {
+	if e := bindingstest.Receive(t, events); string(e.Data) != "meanwhile" {
 		t.Errorf("event %q, want the one published meanwhile", e.Data)
 	}
 	if err := in.Close(); err != nil {
@@ -161,7 +133,7 @@ func TestFailedEvents(t *testing.T) {
 				want = []string{"bad", "good"}
 			}
 			for _, w := range want {
-				if e := next(t, events); string(e.Data) != w {
+				if e := bindingstest.Receive(t, events); string(e.Data) != w {
 					t.Errorf("event %q, want %q", e.Data, w)
 				}
 			}

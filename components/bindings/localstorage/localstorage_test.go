@@ -1,7 +1,6 @@
 package localstorage
 
 import (
-	"context"
 	"encoding/json"
 	"io/fs"
 	"os"
@@ -11,51 +10,15 @@ import (
 	"testing"
 
 	"github.com/google/uuid"
-	"outrigger.dev/components"
-	"outrigger.dev/components/bindings"
+	"outrigger.dev/components/bindings/bindingstest"
 )
 
-// openBinding opens the binding the way a resource does.
-func openBinding(tb testing.TB, properties map[string]string) (*Binding, error) {
-	tb.Helper()
-	var r components.Registry
-	Register(&r)
-	d, err := r.Lookup(components.Bindings, "localstorage", "")
-	if err != nil {
-		tb.Fatal(err)
-	}
-	c, err := d.Open(context.Background(), components.Instance{Name: "files", Properties: properties})
-	if err != nil {
-		return nil, err
-	}
-	tb.Cleanup(func() { _ = c.(*Binding).Close() })
-	return c.(*Binding), nil
-}
-
-func mustOpen(tb testing.TB, properties map[string]string) *Binding {
-	tb.Helper()
-	b, err := openBinding(tb, properties)
-	if err != nil {
-		tb.Fatal(err)
-	}
-	return b
-}
-
-func invoke(b *Binding, operation, name, data string) (string, error) {
-	m := map[string]string{}
-	if name != "" {
-		m["fileName"] = name
-	}
-	resp, err := b.Invoke(context.Background(), bindings.Request{Operation: operation, Data: []byte(data), Metadata: m})
-	if err != nil || resp == nil {
-		return "", err
-	}
-	return string(resp.Data), nil
-}
+// binding is the type under test.
+var binding = bindingstest.Type[*Binding]{Register: Register, Name: "localstorage"}
 
 func TestFiles(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "made", "for it")
-	b := mustOpen(t, map[string]string{"rootPath": dir})
+	b := binding.MustOpen(t, map[string]string{"rootPath": dir})
 	for _, tc := range []struct{ operation, name, data, want, err string }{
 		{"create", "a.txt", `"Hello \"World\""`, `{"fileName":"a.txt"}`, ""},
 		{"get", "a.txt", "", `Hello "World"`, ""},
@@ -83,7 +46,7 @@ func TestFiles(t *testing.T) {
 		{"get", "a.txt", "", "", "file not found: a.txt"},
 		{"move", "a.txt", "", "", `operation "move"`},
 	} {
-		got, err := invoke(b, tc.operation, tc.name, tc.data)
+		got, err := bindingstest.InvokeFile(b, tc.operation, tc.name, tc.data)
 		if tc.err != "" {
 			if err == nil || !strings.Contains(err.Error(), tc.err) {
 				t.Errorf("%s %q: error %v, want one with %q", tc.operation, tc.name, err, tc.err)
@@ -100,8 +63,8 @@ func TestFiles(t *testing.T) {
 }
 
 func TestNames(t *testing.T) {
-	b := mustOpen(t, map[string]string{"rootPath": t.TempDir()})
-	reply, err := invoke(b, "create", "", "x")
+	b := binding.MustOpen(t, map[string]string{"rootPath": t.TempDir()})
+	reply, err := bindingstest.InvokeFile(b, "create", "", "x")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -111,17 +74,17 @@ func TestNames(t *testing.T) {
 	if err := json.Unmarshal([]byte(reply), &made); err != nil || uuid.Validate(made.FileName) != nil {
 		t.Errorf("reply %s, %v", reply, err)
 	}
-	if got, err := invoke(b, "get", made.FileName, ""); err != nil || got != "x" {
+	if got, err := bindingstest.InvokeFile(b, "get", made.FileName, ""); err != nil || got != "x" {
 		t.Errorf("got %q, %v", got, err)
 	}
-	named := mustOpen(t, map[string]string{"rootPath": t.TempDir(), "fileName": "usual"})
-	if reply, err := invoke(named, "create", "", "x"); err != nil || reply != `{"fileName":"usual"}` {
+	named := binding.MustOpen(t, map[string]string{"rootPath": t.TempDir(), "fileName": "usual"})
+	if reply, err := bindingstest.InvokeFile(named, "create", "", "x"); err != nil || reply != `{"fileName":"usual"}` {
 		t.Errorf("reply %s, %v", reply, err)
 	}
-	if got, err := invoke(named, "get", "", ""); err != nil || got != "x" {
+	if got, err := bindingstest.InvokeFile(named, "get", "", ""); err != nil || got != "x" {
 		t.Errorf("got %q, %v", got, err)
 	}
-	if got, err := invoke(named, "list", "", ""); err != nil || !strings.Contains(got, "/usual") {
+	if got, err := bindingstest.InvokeFile(named, "list", "", ""); err != nil || !strings.Contains(got, "/usual") {
 		t.Errorf("list %s, %v", got, err)
 	}
 }
@@ -137,28 +100,28 @@ func TestNoWayOut(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	b := mustOpen(t, map[string]string{"rootPath": dir})
+	b := binding.MustOpen(t, map[string]string{"rootPath": dir})
 	for _, name := range []string{"dir/secret", "file", "../" + filepath.Base(outside) + "/secret", secret, "up/" + filepath.Base(outside) + "/secret"} {
-		if got, err := invoke(b, "get", name, ""); err == nil {
+		if got, err := bindingstest.InvokeFile(b, "get", name, ""); err == nil {
 			t.Errorf("get %s: %q", name, got)
 		}
 	}
 	for _, name := range []string{"dir/new", "up/new", "dir/secret"} {
-		if _, err := invoke(b, "create", name, "x"); err == nil {
+		if _, err := bindingstest.InvokeFile(b, "create", name, "x"); err == nil {
 			t.Errorf("create %s succeeded", name)
 		}
 	}
-	if _, err := invoke(b, "delete", "dir/secret", ""); err == nil {
+	if _, err := bindingstest.InvokeFile(b, "delete", "dir/secret", ""); err == nil {
 		t.Error("deleted a file outside")
 	}
-	if got, err := invoke(b, "list", "", ""); err != nil || got != "[]" {
+	if got, err := bindingstest.InvokeFile(b, "list", "", ""); err != nil || got != "[]" {
 		t.Errorf("list %s, %v", got, err)
 	}
-	if _, err := invoke(b, "list", "dir", ""); err == nil {
+	if _, err := bindingstest.InvokeFile(b, "list", "dir", ""); err == nil {
 		t.Error("listed a directory outside")
 	}
 	// A link's name can be given to a file: the link goes, what it led to stays.
-	if _, err := invoke(b, "create", "file", "new"); err != nil {
+	if _, err := bindingstest.InvokeFile(b, "create", "file", "new"); err != nil {
 		t.Error(err)
 	}
 	if text, err := os.ReadFile(secret); err != nil || string(text) != "secret" {
@@ -180,18 +143,18 @@ func TestOptions(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, path := range []string{"", "/", "/proc/self", "/var/run/secrets/kubernetes.io", "/sys", file, file + "/x", link} {
-		if _, err := openBinding(t, map[string]string{"rootPath": path}); err == nil || !strings.Contains(err.Error(), `"rootPath"`) {
+		if _, err := binding.Open(t, map[string]string{"rootPath": path}); err == nil || !strings.Contains(err.Error(), `"rootPath"`) {
 			t.Errorf("%q: error %v", path, err)
 		}
 	}
-	b := mustOpen(t, map[string]string{"rootPath": t.TempDir()})
+	b := binding.MustOpen(t, map[string]string{"rootPath": t.TempDir()})
 	for range 2 {
 		if err := b.Close(); err != nil {
 			t.Error(err)
 		}
 	}
 	for _, op := range b.Operations() {
-		if _, err := invoke(b, op, "x", ""); err == nil || !strings.Contains(err.Error(), "closed") {
+		if _, err := bindingstest.InvokeFile(b, op, "x", ""); err == nil || !strings.Contains(err.Error(), "closed") {
 			t.Errorf("%s after Close: %v", op, err)
 		}
 	}
@@ -199,7 +162,7 @@ func TestOptions(t *testing.T) {
 
 func FuzzFileName(f *testing.F) {
 	parent := f.TempDir()
-	b := mustOpen(f, map[string]string{"rootPath": filepath.Join(parent, "root")})
+	b := binding.MustOpen(f, map[string]string{"rootPath": filepath.Join(parent, "root")})
 	for _, seed := range []string{"a", "../a", "/../../a/..", "a/./b", "\\..\\a", ".", parent, parent + "/root/../a"} {
 		f.Add(seed)
 	}
@@ -207,11 +170,11 @@ func FuzzFileName(f *testing.F) {
 		if len(name) > 200 {
 			return
 		}
-		if _, err := invoke(b, "create", name, "x"); err == nil && name != "" {
-			if got, err := invoke(b, "get", name, ""); err != nil || got != "x" {
+		if _, err := bindingstest.InvokeFile(b, "create", name, "x"); err == nil && name != "" {
+			if got, err := bindingstest.InvokeFile(b, "get", name, ""); err != nil || got != "x" {
 				t.Fatalf("%q: %q, %v", name, got, err)
 			}
-			if _, err := invoke(b, "delete", name, ""); err != nil {
+			if _, err := bindingstest.InvokeFile(b, "delete", name, ""); err != nil {
 				t.Fatalf("%q: %v", name, err)
 			}
 		}

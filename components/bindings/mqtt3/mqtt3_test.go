@@ -15,35 +15,25 @@ import (
 
 	"outrigger.dev/components"
 	"outrigger.dev/components/bindings"
+	"outrigger.dev/components/bindings/bindingstest"
 	"outrigger.dev/components/bindings/mqtt3"
 	"outrigger.dev/test/servers"
 )
 
 func TestMain(m *testing.M) { servers.Main(m) }
 
-func within(t testing.TB) context.Context {
-	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
-	t.Cleanup(cancel)
-	return ctx
-}
-
 type binding interface {
 	bindings.Input
 	bindings.Output
 }
 
-func open(properties map[string]string, clock clockwork.Clock) (binding, error) {
-	var r components.Registry
-	mqtt3.Register(&r)
-	d, err := r.Lookup(components.Bindings, "mqtt", "v1")
-	if err != nil {
-		return nil, err
-	}
-	b, err := d.Open(context.Background(), components.Instance{Name: "mqtt", Properties: properties, Clock: clock, Sidecar: components.Sidecar{AppID: properties["appID"]}})
-	if err != nil {
-		return nil, err
-	}
-	return b.(binding), nil
+// mqtt is the type under test.
+var mqtt = bindingstest.Type[binding]{Register: mqtt3.Register, Name: "mqtt"}
+
+// open opens a binding; the id of its app is among the properties.
+func open(t testing.TB, properties map[string]string, clock clockwork.Clock) (binding, error) {
+	t.Helper()
+	return mqtt.OpenInstance(t, components.Instance{Properties: properties, Clock: clock, Sidecar: components.Sidecar{AppID: properties["appID"]}})
 }
 
 func mustOpen(t testing.TB, broker *servers.MosquittoServer, properties map[string]string, clock clockwork.Clock) binding {
@@ -52,11 +42,10 @@ func mustOpen(t testing.TB, broker *servers.MosquittoServer, properties map[stri
 	for k, v := range properties {
 		all[k] = v
 	}
-	b, err := open(all, clock)
+	b, err := open(t, all, clock)
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { b.Close() })
 	return b
 }
 
@@ -65,20 +54,9 @@ func invoke(t testing.TB, b binding, data string, metadata map[string]string) {
 	if metadata == nil {
 		metadata = map[string]string{}
 	}
-	response, err := b.Invoke(within(t), bindings.Request{Operation: bindings.Create, Data: []byte(data), Metadata: metadata})
+	response, err := b.Invoke(bindingstest.Within(t), bindings.Request{Operation: bindings.Create, Data: []byte(data), Metadata: metadata})
 	if err != nil || response != nil {
 		t.Fatalf("response %v, error %v", response, err)
-	}
-}
-
-func receive(t testing.TB, from <-chan *bindings.Event) *bindings.Event {
-	t.Helper()
-	select {
-	case e := <-from:
-		return e
-	case <-time.After(30 * time.Second):
-		t.Fatal("no event within 30 seconds")
-		return nil
 	}
 }
 
@@ -94,18 +72,18 @@ func TestBothDirections(t *testing.T) {
 		events <- e
 		return []byte("ignored"), nil
 	}
-	reading, err := b.Read(within(t), handler)
+	reading, err := b.Read(bindingstest.Within(t), handler)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if e := receive(t, events); string(e.Data) != "kept" || e.Metadata["topic"] != "both/a" {
+	if e := bindingstest.Receive(t, events); string(e.Data) != "kept" || e.Metadata["topic"] != "both/a" {
 		t.Errorf("event %+v", e)
 	}
-	if _, err := b.Read(within(t), handler); err == nil {
+	if _, err := b.Read(bindingstest.Within(t), handler); err == nil {
 		t.Error("read twice at once")
 	}
 	invoke(t, b, "hello", nil)
-	if e := receive(t, events); string(e.Data) != "hello" {
+	if e := bindingstest.Receive(t, events); string(e.Data) != "hello" {
 		t.Errorf("event %+v", e)
 	}
 	for range 2 {
@@ -114,18 +92,18 @@ func TestBothDirections(t *testing.T) {
 		}
 	}
 	wild := mustOpen(t, broker, map[string]string{"topic": "both/#", "consumerID": "wild"}, nil)
-	if _, err := wild.Read(within(t), handler); err != nil {
+	if _, err := wild.Read(bindingstest.Within(t), handler); err != nil {
 		t.Fatal(err)
 	}
-	receive(t, events) // the retained one
+	bindingstest.Receive(t, events) // the retained one
 	invoke(t, b, "elsewhere", map[string]string{"topic": "both/b"})
-	if e := receive(t, events); string(e.Data) != "elsewhere" || e.Metadata["topic"] != "both/b" {
+	if e := bindingstest.Receive(t, events); string(e.Data) != "elsewhere" || e.Metadata["topic"] != "both/b" {
 		t.Errorf("event %+v", e)
 	}
-	if _, err := wild.Invoke(within(t), bindings.Request{Operation: bindings.Create, Metadata: map[string]string{}}); err == nil || !strings.Contains(err.Error(), "both/#") {
+	if _, err := wild.Invoke(bindingstest.Within(t), bindings.Request{Operation: bindings.Create, Metadata: map[string]string{}}); err == nil || !strings.Contains(err.Error(), "both/#") {
 		t.Errorf("publish to a pattern: %v", err)
 	}
-	if _, err := b.Read(within(t), handler); err != nil {
+	if _, err := b.Read(bindingstest.Within(t), handler); err != nil {
 		t.Errorf("one reading may follow another: %v", err)
 	}
 	for range 2 {
@@ -133,10 +111,10 @@ func TestBothDirections(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if _, err := b.Read(within(t), handler); err == nil {
+	if _, err := b.Read(bindingstest.Within(t), handler); err == nil {
 		t.Error("read after Close")
 	}
-	if _, err := b.Invoke(within(t), bindings.Request{Operation: bindings.Create}); err == nil {
+	if _, err := b.Invoke(bindingstest.Within(t), bindings.Request{Operation: bindings.Create}); err == nil {
 		t.Error("invoked after Close")
 	}
 }
@@ -170,7 +148,7 @@ func TestRetriesInPlace(t *testing.T) {
 			b := mustOpen(t, broker, properties, clock)
 			var calls atomic.Int32
 			called := make(chan struct{}, 10)
-			reading, err := b.Read(within(t), func(context.Context, *bindings.Event) ([]byte, error) {
+			reading, err := b.Read(bindingstest.Within(t), func(context.Context, *bindings.Event) ([]byte, error) {
 				calls.Add(1)
 				called <- struct{}{}
 				return nil, errors.New("not now")
@@ -181,7 +159,7 @@ func TestRetriesInPlace(t *testing.T) {
 			invoke(t, b, "m", nil)
 			<-called
 			for i, wait := range test.waits {
-				if err := clock.BlockUntilContext(within(t), 1); err != nil {
+				if err := clock.BlockUntilContext(bindingstest.Within(t), 1); err != nil {
 					t.Fatalf("no wait before retry %d: %v", i+1, err)
 				}
 				clock.Advance(wait - 1)
@@ -198,13 +176,13 @@ func TestRetriesInPlace(t *testing.T) {
 				t.Fatal(err)
 			}
 			again := make(chan *bindings.Event, 1)
-			if _, err := b.Read(within(t), func(_ context.Context, e *bindings.Event) ([]byte, error) {
+			if _, err := b.Read(bindingstest.Within(t), func(_ context.Context, e *bindings.Event) ([]byte, error) {
 				again <- e
 				return nil, nil
 			}); err != nil {
 				t.Fatal(err)
 			}
-			receive(t, again)
+			bindingstest.Receive(t, again)
 			if n := calls.Load(); n != test.calls {
 				t.Errorf("%d calls, want %d", n, test.calls)
 			}
@@ -217,7 +195,7 @@ func TestCloseDuringWait(t *testing.T) {
 	broker := servers.Mosquitto(t)
 	b := mustOpen(t, broker, map[string]string{"topic": "closing", "consumerID": "closing", "cleanSession": "false", "backOffDuration": "1h"}, nil)
 	called := make(chan struct{}, 1)
-	reading, err := b.Read(within(t), func(context.Context, *bindings.Event) ([]byte, error) {
+	reading, err := b.Read(bindingstest.Within(t), func(context.Context, *bindings.Event) ([]byte, error) {
 		called <- struct{}{}
 		return nil, errors.New("not now")
 	})
@@ -230,20 +208,20 @@ func TestCloseDuringWait(t *testing.T) {
 		t.Fatal(err)
 	}
 	again := make(chan *bindings.Event, 1)
-	if _, err := b.Read(within(t), func(_ context.Context, e *bindings.Event) ([]byte, error) {
+	if _, err := b.Read(bindingstest.Within(t), func(_ context.Context, e *bindings.Event) ([]byte, error) {
 		again <- e
 		return nil, nil
 	}); err != nil {
 		t.Fatal(err)
 	}
-	receive(t, again)
+	bindingstest.Receive(t, again)
 }
 
 func TestReadsOnAfterRestart(t *testing.T) {
 	broker := servers.Mosquitto(t, servers.Own())
 	b := mustOpen(t, broker, map[string]string{"topic": "restart", "consumerID": "restart", "qos": "2"}, nil)
 	events := make(chan *bindings.Event, 100)
-	if _, err := b.Read(within(t), func(_ context.Context, e *bindings.Event) ([]byte, error) {
+	if _, err := b.Read(bindingstest.Within(t), func(_ context.Context, e *bindings.Event) ([]byte, error) {
 		events <- e
 		return nil, nil
 	}); err != nil {
@@ -251,7 +229,7 @@ func TestReadsOnAfterRestart(t *testing.T) {
 	}
 	for i := range 3 {
 		invoke(t, b, fmt.Sprint(i), nil)
-		for string(receive(t, events).Data) != fmt.Sprint(i) {
+		for string(bindingstest.Receive(t, events).Data) != fmt.Sprint(i) {
 		}
 		broker.Kill()
 		broker.Start()
@@ -282,22 +260,21 @@ func TestErrors(t *testing.T) {
 		{map[string]string{"url": "mqtt://h", "topic": "a", "appID": "x", "backOffRandomizationFactor": "2"}, `"backOffRandomizationFactor" is 2`},
 		{map[string]string{"url": "mqtt://h", "topic": "a", "appID": "x", "backOffDuration": "-1s"}, `"backOffDuration"`},
 	} {
-		if _, err := open(test.properties, nil); err == nil || !strings.Contains(err.Error(), test.want) {
+		if _, err := open(t, test.properties, nil); err == nil || !strings.Contains(err.Error(), test.want) {
 			t.Errorf("%v: %v, want an error with %s", test.properties, err, test.want)
 		}
 	}
-	b, err := open(map[string]string{"url": fmt.Sprintf("mqtt://127.0.0.1:%d", servers.FreePort(t)), "topic": "a", "appID": "x"}, nil)
+	b, err := open(t, map[string]string{"url": fmt.Sprintf("mqtt://127.0.0.1:%d", servers.FreePort(t)), "topic": "a", "appID": "x"}, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer b.Close()
-	if _, err := b.Invoke(within(t), bindings.Request{Operation: bindings.Create}); err == nil || !strings.Contains(err.Error(), "cannot connect") {
+	if _, err := b.Invoke(bindingstest.Within(t), bindings.Request{Operation: bindings.Create}); err == nil || !strings.Contains(err.Error(), "cannot connect") {
 		t.Errorf("invoke: %v", err)
 	}
-	if _, err := b.Read(within(t), nil); err == nil || !strings.Contains(err.Error(), "cannot connect") {
+	if _, err := b.Read(bindingstest.Within(t), nil); err == nil || !strings.Contains(err.Error(), "cannot connect") {
 		t.Errorf("read: %v", err)
 	}
-	if _, err := b.Invoke(within(t), bindings.Request{Operation: "read"}); err == nil || !strings.Contains(err.Error(), `"read"`) {
+	if _, err := b.Invoke(bindingstest.Within(t), bindings.Request{Operation: "read"}); err == nil || !strings.Contains(err.Error(), `"read"`) {
 		t.Errorf("operation: %v", err)
 	}
 }
@@ -324,13 +301,12 @@ func TestSilentBroker(t *testing.T) {
 		}},
 	} {
 		t.Run(test.clientID, func(t *testing.T) {
-			b, err := open(map[string]string{"url": "mqtt://" + silent.Addr().String(), "topic": "a", "appID": "app"}, nil)
+			b, err := open(t, map[string]string{"url": "mqtt://" + silent.Addr().String(), "topic": "a", "appID": "app"}, nil)
 			if err != nil {
 				t.Fatal(err)
 			}
-			defer b.Close()
 			hangs := make(chan error, 1)
-			go func() { hangs <- test.use(within(t), b) }()
+			go func() { hangs <- test.use(bindingstest.Within(t), b) }()
 			conn, err := silent.Accept()
 			if err != nil {
 				t.Fatal(err)
@@ -340,7 +316,7 @@ func TestSilentBroker(t *testing.T) {
 			if _, err := io.ReadFull(conn, connect); err != nil || !strings.HasSuffix(string(connect), "\x00\x0c"+test.clientID) {
 				t.Errorf("it connects with %q, %v", connect, err)
 			}
-			ctx, cancel := context.WithTimeout(within(t), 50*time.Millisecond)
+			ctx, cancel := context.WithTimeout(bindingstest.Within(t), 50*time.Millisecond)
 			defer cancel()
 			if err := test.use(ctx, b); !errors.Is(err, context.DeadlineExceeded) {
 				t.Errorf("while another connects: %v", err)

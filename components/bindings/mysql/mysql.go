@@ -8,7 +8,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"strconv"
 	"strings"
@@ -18,14 +17,8 @@ import (
 	"github.com/jonboulle/clockwork"
 	"outrigger.dev/components"
 	"outrigger.dev/components/bindings"
+	"outrigger.dev/components/bindings/sqlbinding"
 	"outrigger.dev/components/mysqlclient"
-)
-
-// The operations.
-const (
-	execOperation  = "exec"
-	queryOperation = "query"
-	closeOperation = "close"
 )
 
 // Bounds: of connecting, and of a statement whose caller has no bound of its own.
@@ -59,9 +52,9 @@ var _ bindings.Output = (*Binding)(nil)
 
 // Binding is a pool of connections to one database.
 type Binding struct {
-	db     *sql.DB
-	server string
-	clock  clockwork.Clock
+	db         *sql.DB
+	server     string
+	statements sqlbinding.Database
 }
 
 // Open connects to the server.
@@ -80,7 +73,8 @@ func Open(ctx context.Context, inst components.Instance, options Options) (*Bind
 	if err != nil {
 		return nil, fmt.Errorf("metadata property \"url\": %w", err)
 	}
-	b := &Binding{db: sql.OpenDB(connector), clock: inst.Clock, server: fmt.Sprintf("MySQL server %s, database %q", config.Addr, config.DBName)}
+	b := &Binding{db: sql.OpenDB(connector), server: fmt.Sprintf("MySQL server %s, database %q", config.Addr, config.DBName)}
+	b.statements = sqlbinding.Database{Parameter: parameter, Exec: b.exec, Query: b.query, Close: b.Close, Clock: inst.Clock}
 	if options.MaxIdleConns != nil {
 		b.db.SetMaxIdleConns(*options.MaxIdleConns)
 	}
@@ -100,103 +94,73 @@ func Open(ctx context.Context, inst components.Instance, options Options) (*Bind
 func (b *Binding) Close() error { return b.db.Close() }
 
 // Operations are exec, query and close.
-func (b *Binding) Operations() []string {
-	return []string{execOperation, queryOperation, closeOperation}
+func (b *Binding) Operations() []string { return sqlbinding.Operations() }
+
+// Invoke is that of [sqlbinding.Database]. The rows of a query are a JSON array of objects.
+func (b *Binding) Invoke(ctx context.Context, req bindings.Request) (*bindings.Response, error) {
+	return b.statements.Invoke(ctx, req)
 }
 
-// Invoke runs the statement of metadata "sql" with the parameters of metadata "params", a JSON array. exec tells
-// "rows-affected" in the response's metadata; query returns the rows as a JSON array of objects. The operation close closes
-// the binding for good.
-func (b *Binding) Invoke(ctx context.Context, req bindings.Request) (*bindings.Response, error) {
-	switch req.Operation {
-	case closeOperation:
-		return nil, b.Close()
-	case execOperation, queryOperation:
-	default:
-		return nil, fmt.Errorf("operation %q is not one of exec, query and close", req.Operation)
+// bounded is ctx with a bound, its own or else statementTimeout.
+func bounded(ctx context.Context) (context.Context, context.CancelFunc) {
+	if _, has := ctx.Deadline(); has {
+		return ctx, func() {}
 	}
-	statement := req.Metadata["sql"]
-	if statement == "" {
-		return nil, &bindings.ParameterError{Name: "sql", Remedy: "give the statement to run"}
+	return context.WithTimeout(ctx, statementTimeout)
+}
+
+// parameter is a decoded JSON value as the driver takes it. Whole numbers keep all their digits; arrays and objects are JSON texts.
+func parameter(value any) (any, error) {
+	switch v := value.(type) {
+	case json.Number:
+		if n, err := v.Int64(); err == nil {
+			return n, nil
+		}
+		if u, err := strconv.ParseUint(v.String(), 10, 64); err == nil {
+			return u, nil
+		}
+		f, err := v.Float64()
+		if err != nil {
+			return nil, sqlbinding.OutOfRange(v)
+		}
+		return f, nil
+	case map[string]any, []any:
+		nested, err := json.Marshal(v)
+		if err != nil {
+			return nil, err
+		}
+		return string(nested), nil
 	}
-	params, err := parseParams(req.Metadata["params"])
+	return value, nil
+}
+
+// exec runs a statement that returns no rows.
+func (b *Binding) exec(ctx context.Context, statement string, params []any) (affected int64, err error) {
+	ctx, cancel := bounded(ctx)
+	defer cancel()
+	result, err := b.db.ExecContext(ctx, statement, params...)
+	if err == nil {
+		affected, err = result.RowsAffected()
+	}
 	if err != nil {
-		return nil, err
+		return 0, b.explain(err)
 	}
-	if _, bounded := ctx.Deadline(); !bounded {
-		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeout(ctx, statementTimeout)
-		defer cancel()
-	}
-	start := b.clock.Now()
-	resp := &bindings.Response{}
-	affected := int64(-1)
-	if req.Operation == queryOperation {
-		resp.Data, err = b.query(ctx, statement, params)
-	} else {
-		affected, err = b.exec(ctx, statement, params)
-	}
+	return affected, nil
+}
+
+// query runs a statement that returns rows.
+func (b *Binding) query(ctx context.Context, statement string, params []any) ([]byte, error) {
+	ctx, cancel := bounded(ctx)
+	defer cancel()
+	rows, err := b.rows(ctx, statement, params)
 	if err != nil {
 		return nil, b.explain(err)
 	}
-	resp.Metadata = bindings.Timing(req.Operation, start, b.clock.Now())
-	resp.Metadata["sql"] = statement
-	if affected >= 0 {
-		resp.Metadata["rows-affected"] = strconv.FormatInt(affected, 10)
-	}
-	return resp, nil
+	return rows, nil
 }
 
-// parseParams reads the parameters of a statement. Whole numbers keep all their digits; arrays and objects are JSON texts.
-func parseParams(text string) ([]any, error) {
-	if strings.TrimSpace(text) == "" {
-		return nil, nil
-	}
-	bad := func(why string) ([]any, error) {
-		return nil, &bindings.ParameterError{Name: "params", Value: text, Remedy: "give a JSON array such as [1, \"two\", null]: " + why}
-	}
-	d := json.NewDecoder(strings.NewReader(text))
-	d.UseNumber()
-	var params []any
-	if err := d.Decode(&params); err != nil {
-		return bad(err.Error())
-	}
-	if _, err := d.Token(); err != io.EOF {
-		return bad("there is something behind it")
-	}
-	for i, p := range params {
-		switch v := p.(type) {
-		case json.Number:
-			if n, err := v.Int64(); err == nil {
-				params[i] = n
-			} else if u, err := strconv.ParseUint(v.String(), 10, 64); err == nil {
-				params[i] = u
-			} else if f, err := v.Float64(); err == nil {
-				params[i] = f
-			} else {
-				return bad("the number " + v.String() + " is out of range; give it as a text")
-			}
-		case map[string]any, []any:
-			nested, err := json.Marshal(v)
-			if err != nil {
-				return bad(err.Error())
-			}
-			params[i] = string(nested)
-		}
-	}
-	return params, nil
-}
-
-func (b *Binding) exec(ctx context.Context, statement string, params []any) (affected int64, err error) {
-	result, err := b.db.ExecContext(ctx, statement, params...)
-	if err != nil {
-		return 0, err
-	}
-	return result.RowsAffected()
-}
-
-// query returns the rows as JSON. Their columns keep the order that the statement gives them.
-func (b *Binding) query(ctx context.Context, statement string, params []any) ([]byte, error) {
+// rows are those of a query as JSON. Their columns keep the order that the statement gives them.
+func (b *Binding) rows(ctx context.Context, statement string, params []any) ([]byte, error) {
 	rows, err := b.db.QueryContext(ctx, statement, params...)
 	if err != nil {
 		return nil, err

@@ -18,76 +18,29 @@ import (
 	"testing"
 	"time"
 
-	"outrigger.dev/components"
 	"outrigger.dev/components/bindings"
+	"outrigger.dev/components/bindings/bindingstest"
+	"outrigger.dev/components/bindings/sqlbinding"
 	"outrigger.dev/test/servers"
 )
 
 func TestMain(m *testing.M) { servers.Main(m) }
 
-// openBinding opens the binding the way a resource does.
-func openBinding(tb testing.TB, properties map[string]string) (*Binding, error) {
-	tb.Helper()
-	var r components.Registry
-	Register(&r)
-	d, err := r.Lookup(components.Bindings, "mysql", "")
-	if err != nil {
-		tb.Fatal(err)
-	}
-	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
-	defer cancel()
-	c, err := d.Open(ctx, components.Instance{Name: "db", Properties: properties})
-	if err != nil {
-		return nil, err
-	}
-	tb.Cleanup(func() { _ = c.(*Binding).Close() })
-	return c.(*Binding), nil
-}
-
-func mustOpen(tb testing.TB, properties map[string]string) *Binding {
-	tb.Helper()
-	b, err := openBinding(tb, properties)
-	if err != nil {
-		tb.Fatal(err)
-	}
-	return b
-}
-
-func invoke(b *Binding, operation, sql, params string) (*bindings.Response, error) {
-	m := map[string]string{}
-	if sql != "" {
-		m["sql"] = sql
-	}
-	if params != "" {
-		m["params"] = params
-	}
-	return b.Invoke(context.Background(), bindings.Request{Operation: operation, Metadata: m})
-}
+// binding is the type under test.
+var binding = bindingstest.Type[*Binding]{Register: Register, Name: "mysql"}
 
 func TestStatements(t *testing.T) {
-	b := mustOpen(t, map[string]string{
+	b := binding.MustOpen(t, map[string]string{
 		"url": servers.MariaDB(t).Database() + "?parseTime=true", "maxIdleConns": "1", "maxOpenConns": "3", "connMaxLifetime": "1m", "connMaxIdleTime": "30",
 	})
 	run := func(operation, sql, params string) *bindings.Response {
 		t.Helper()
-		resp, err := invoke(b, operation, sql, params)
-		if err != nil {
-			t.Fatalf("%s: %v", sql, err)
-		}
-		return resp
+		return bindingstest.MustInvokeSQL(t, b, operation, sql, params)
 	}
 	run("exec", "CREATE TABLE foo (id bigint PRIMARY KEY, c1 text, ts datetime)", "")
 	resp := run("exec", "INSERT INTO foo (id, c1, ts) VALUES (?, ?, ?), (?, ?, NULL)", `[9007199254740993, "it's", "2026-09-24 11:45:05", 2, {"a":[1]}]`)
 	m := resp.Metadata
-	start, err1 := time.Parse(time.RFC3339Nano, m["start-time"])
-	end, err2 := time.Parse(time.RFC3339Nano, m["end-time"])
-	took, err3 := time.ParseDuration(m["duration"])
-	if err1 != nil || err2 != nil || err3 != nil || end.Before(start) || took <= 0 {
-		t.Errorf("times %v", m)
-	}
-	delete(m, "start-time")
-	delete(m, "end-time")
-	delete(m, "duration")
+	bindingstest.TakeTiming(t, m)
 	if want := map[string]string{"operation": "exec", "rows-affected": "2", "sql": "INSERT INTO foo (id, c1, ts) VALUES (?, ?, ?), (?, ?, NULL)"}; !maps.Equal(m, want) || resp.Data != nil {
 		t.Errorf("metadata %v, data %s", m, resp.Data)
 	}
@@ -110,7 +63,7 @@ func TestStatements(t *testing.T) {
 }
 
 func TestValues(t *testing.T) {
-	b := mustOpen(t, map[string]string{"url": servers.MariaDB(t).Database()})
+	b := binding.MustOpen(t, map[string]string{"url": servers.MariaDB(t).Database()})
 	for _, tc := range []struct{ column, value, want string }{
 		{"TINYINT", "-1", "-1"},
 		{"BIGINT UNSIGNED", "18446744073709551615", "18446744073709551615"},
@@ -132,14 +85,14 @@ func TestValues(t *testing.T) {
 		{"YEAR", "2026", "2026"},
 		{"INT", "NULL", "null"},
 	} {
-		if _, err := invoke(b, "exec", "CREATE OR REPLACE TABLE v (v "+tc.column+" NULL)", ""); err != nil {
+		if _, err := bindingstest.InvokeSQL(b, "exec", "CREATE OR REPLACE TABLE v (v "+tc.column+" NULL)", ""); err != nil {
 			t.Fatalf("%s: %v", tc.column, err)
 		}
-		if _, err := invoke(b, "exec", "INSERT INTO v VALUES ("+tc.value+")", ""); err != nil {
+		if _, err := bindingstest.InvokeSQL(b, "exec", "INSERT INTO v VALUES ("+tc.value+")", ""); err != nil {
 			t.Fatalf("%s: %v", tc.column, err)
 		}
 		for _, q := range [][2]string{{"SELECT v FROM v", ""}, {"SELECT v FROM v WHERE 1 = ?", "[1]"}} {
-			resp, err := invoke(b, "query", q[0], q[1])
+			resp, err := bindingstest.InvokeSQL(b, "query", q[0], q[1])
 			if err != nil || string(resp.Data) != `[{"v":`+tc.want+`}]` {
 				t.Errorf("%s of %s %v: %+v, %v; want %s", tc.value, tc.column, q, resp, err, tc.want)
 			}
@@ -149,35 +102,16 @@ func TestValues(t *testing.T) {
 
 func TestErrors(t *testing.T) {
 	server := servers.MariaDB(t)
-	b := mustOpen(t, map[string]string{"url": server.ConnectionString()})
-	for _, tc := range []struct{ operation, sql, params, err string }{
-		{"create", "SELECT 1", "", `operation "create"`},
-		{"exec", "", "", `required metadata "sql" is not set`},
-		{"query", "SELEC 1", "", "syntax"},
-		{"exec", "DO ?", `{"a":1}`, `"params"`},
-		{"exec", "DO ?", `[1] [2]`, "something behind it"},
-		{"exec", "DO ?", `[1e999]`, "out of range"},
-		{"exec", "DO ?", `[1, 2]`, "expected 1 arguments"},
-	} {
-		resp, err := invoke(b, tc.operation, tc.sql, tc.params)
-		if err == nil || !strings.Contains(err.Error(), tc.err) {
-			t.Errorf("%s %s %s: %+v, %v; want an error with %q", tc.operation, tc.sql, tc.params, resp, err, tc.err)
-		}
-	}
+	b := binding.MustOpen(t, map[string]string{"url": server.ConnectionString()})
 	ctx, cancel := context.WithTimeout(context.Background(), 50*time.Millisecond)
 	defer cancel()
 	if _, err := b.Invoke(ctx, bindings.Request{Operation: "query", Metadata: map[string]string{"sql": "SELECT SLEEP(30)"}}); !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("statement without end: %v", err)
 	}
-	if resp, err := invoke(b, "close", "", ""); err != nil || resp != nil {
-		t.Errorf("close: %+v, %v", resp, err)
-	}
-	if _, err := invoke(b, "query", "SELECT 1", ""); err == nil || !strings.Contains(err.Error(), "closed") {
-		t.Errorf("after close: %v", err)
-	}
-	if err := b.Close(); err != nil {
-		t.Error(err)
-	}
+	bindingstest.CheckSQLErrors(t, b, []bindingstest.SQLError{
+		{Operation: "query", SQL: "SELEC 1", Want: "syntax"},
+		{Operation: "exec", SQL: "DO ?", Params: `[1, 2]`, Want: "expected 1 arguments"},
+	})
 	for _, tc := range []struct{ url, err string }{
 		{"", `"url" is required`},
 		{"u:secret@tcp(127.0.0.1:1)/d", "127.0.0.1:1"},
@@ -185,7 +119,7 @@ func TestErrors(t *testing.T) {
 		{"u:secret@tcp(h/d", `"url" is not a data source name`},
 		{"u:secret@tcp(h:1)/d?tls=custom", `"pemPath"`},
 	} {
-		if _, err := openBinding(t, map[string]string{"url": tc.url}); err == nil || !strings.Contains(err.Error(), tc.err) || strings.Contains(err.Error(), "secret") {
+		if _, err := binding.Open(t, map[string]string{"url": tc.url}); err == nil || !strings.Contains(err.Error(), tc.err) || strings.Contains(err.Error(), "secret") {
 			t.Errorf("%s: error %v, want one with %q", tc.url, err, tc.err)
 		}
 	}
@@ -232,26 +166,26 @@ func TestTLS(t *testing.T) {
 	url := server.ConnectionString() + "?tls=custom"
 	for name, p := range map[string]map[string]string{"file": {"pemPath": certFile}, "text": {"pemContents": string(cert)}} {
 		p["url"] = url
-		resp, err := invoke(mustOpen(t, p), "query", "SHOW STATUS LIKE 'Ssl_version'", "")
+		resp, err := bindingstest.InvokeSQL(binding.MustOpen(t, p), "query", "SHOW STATUS LIKE 'Ssl_version'", "")
 		if err != nil || !strings.Contains(string(resp.Data), "TLS") {
 			t.Errorf("%s: %+v, %v", name, resp, err)
 		}
 	}
 	foreign, _, _ := certificate(t)
-	if _, err := openBinding(t, map[string]string{"url": url, "pemContents": string(foreign)}); err == nil || !strings.Contains(err.Error(), "certificate") {
+	if _, err := binding.Open(t, map[string]string{"url": url, "pemContents": string(foreign)}); err == nil || !strings.Contains(err.Error(), "certificate") {
 		t.Errorf("foreign authority: %v", err)
 	}
 }
 
 func TestRestart(t *testing.T) {
 	server := servers.MariaDB(t, servers.Own())
-	b := mustOpen(t, map[string]string{"url": server.ConnectionString()})
+	b := binding.MustOpen(t, map[string]string{"url": server.ConnectionString()})
 	server.Kill()
-	if _, err := invoke(b, "query", "SELECT 1", ""); err == nil || !strings.Contains(err.Error(), server.Addr) {
+	if _, err := bindingstest.InvokeSQL(b, "query", "SELECT 1", ""); err == nil || !strings.Contains(err.Error(), server.Addr) {
 		t.Errorf("server that is down: %v", err)
 	}
 	server.Start()
-	if resp, err := invoke(b, "query", "SELECT 1 AS one", ""); err != nil || string(resp.Data) != `[{"one":1}]` {
+	if resp, err := bindingstest.InvokeSQL(b, "query", "SELECT 1 AS one", ""); err != nil || string(resp.Data) != `[{"one":1}]` {
 		t.Errorf("after the restart: %+v, %v", resp, err)
 	}
 }
@@ -261,7 +195,7 @@ func FuzzParseParams(f *testing.F) {
 		f.Add(seed)
 	}
 	f.Fuzz(func(t *testing.T, text string) {
-		params, err := parseParams(text)
+		params, err := sqlbinding.Params(text, parameter)
 		if err != nil {
 			return
 		}

@@ -7,8 +7,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
-	"strconv"
 	"strings"
 	"sync"
 
@@ -18,14 +16,8 @@ import (
 	"github.com/jonboulle/clockwork"
 	"outrigger.dev/components"
 	"outrigger.dev/components/bindings"
+	"outrigger.dev/components/bindings/sqlbinding"
 	"outrigger.dev/components/postgresclient"
-)
-
-// The operations.
-const (
-	execOperation  = "exec"
-	queryOperation = "query"
-	closeOperation = "close"
 )
 
 // Options are the metadata properties of the component.
@@ -47,11 +39,11 @@ var _ bindings.Output = (*Binding)(nil)
 
 // Binding is a pool of connections to one database.
 type Binding struct {
-	options Options
-	pool    *pgxpool.Pool
-	server  string
-	clock   clockwork.Clock
-	close   func()
+	options    Options
+	pool       *pgxpool.Pool
+	server     string
+	statements sqlbinding.Database
+	close      func()
 }
 
 // Open connects to the server.
@@ -72,8 +64,9 @@ func Open(ctx context.Context, inst components.Instance, options Options) (*Bind
 		return nil, err
 	}
 	cc := config.ConnConfig
-	b := &Binding{options: options, pool: pool, clock: inst.Clock, close: sync.OnceFunc(pool.Close)}
+	b := &Binding{options: options, pool: pool, close: sync.OnceFunc(pool.Close)}
 	b.server = fmt.Sprintf("PostgreSQL server %s:%d, database %q", cc.Host, cc.Port, cc.Database)
+	b.statements = sqlbinding.Database{Parameter: parameter, Exec: b.exec, Query: b.query, Close: b.Close, Clock: inst.Clock}
 	ctx, cancel := context.WithTimeout(ctx, options.Timeout)
 	defer cancel()
 	if err := pool.Ping(ctx); err != nil {
@@ -90,79 +83,14 @@ func (b *Binding) Close() error {
 }
 
 // Operations are exec, query and close.
-func (b *Binding) Operations() []string {
-	return []string{execOperation, queryOperation, closeOperation}
-}
+func (b *Binding) Operations() []string { return sqlbinding.Operations() }
 
-// Invoke runs the statement of metadata "sql" with the parameters of metadata "params", a JSON array. exec tells
-// "rows-affected" in the response's metadata; query returns the rows as a JSON array of arrays. The operation close closes
-// the binding for good.
+// Invoke is that of [sqlbinding.Database]. The rows of a query are a JSON array of arrays.
 func (b *Binding) Invoke(ctx context.Context, req bindings.Request) (*bindings.Response, error) {
-	switch req.Operation {
-	case closeOperation:
-		return nil, b.Close()
-	case execOperation, queryOperation:
-	default:
-		return nil, fmt.Errorf("operation %q is not one of exec, query and close", req.Operation)
-	}
-	statement := req.Metadata["sql"]
-	if statement == "" {
-		return nil, &bindings.ParameterError{Name: "sql", Remedy: "give the statement to run"}
-	}
-	params, err := parseParams(req.Metadata["params"])
-	if err != nil {
-		return nil, err
-	}
-	ctx, cancel := context.WithTimeout(ctx, b.options.Timeout)
-	defer cancel()
-	start := b.clock.Now()
-	resp := &bindings.Response{}
-	affected := int64(-1)
-	if req.Operation == queryOperation {
-		resp.Data, err = b.query(ctx, statement, params)
-	} else {
-		var tag pgconn.CommandTag
-		tag, err = b.pool.Exec(ctx, statement, params...)
-		affected = tag.RowsAffected()
-	}
-	if err != nil {
-		return nil, b.explain(err)
-	}
-	resp.Metadata = bindings.Timing(req.Operation, start, b.clock.Now())
-	resp.Metadata["sql"] = statement
-	if affected >= 0 {
-		resp.Metadata["rows-affected"] = strconv.FormatInt(affected, 10)
-	}
-	return resp, nil
+	return b.statements.Invoke(ctx, req)
 }
 
-// parseParams reads the parameters of a statement. Whole numbers keep all their digits.
-func parseParams(text string) ([]any, error) {
-	if strings.TrimSpace(text) == "" {
-		return nil, nil
-	}
-	bad := func(why string) ([]any, error) {
-		return nil, &bindings.ParameterError{Name: "params", Value: text, Remedy: "give a JSON array such as [1, \"two\", null]: " + why}
-	}
-	d := json.NewDecoder(strings.NewReader(text))
-	d.UseNumber()
-	var params []any
-	err := d.Decode(&params)
-	if err != nil {
-		return bad(err.Error())
-	}
-	if _, err := d.Token(); err != io.EOF {
-		return bad("there is something behind it")
-	}
-	for i := range params {
-		if params[i], err = parameter(params[i]); err != nil {
-			return bad(err.Error())
-		}
-	}
-	return params, nil
-}
-
-// parameter is a decoded JSON value as the driver takes it.
+// parameter is a decoded JSON value as the driver takes it. Whole numbers keep all their digits.
 func parameter(value any) (_ any, err error) {
 	switch v := value.(type) {
 	case json.Number:
@@ -171,7 +99,7 @@ func parameter(value any) (_ any, err error) {
 		}
 		f, err := v.Float64()
 		if err != nil {
-			return nil, fmt.Errorf("the number %s is out of range; give it as a text", v)
+			return nil, sqlbinding.OutOfRange(v)
 		}
 		return f, nil
 	case []any:
@@ -190,8 +118,30 @@ func parameter(value any) (_ any, err error) {
 	return value, nil
 }
 
-// query returns the rows as JSON.
+// exec runs a statement that returns no rows.
+func (b *Binding) exec(ctx context.Context, statement string, params []any) (affected int64, err error) {
+	ctx, cancel := context.WithTimeout(ctx, b.options.Timeout)
+	defer cancel()
+	tag, err := b.pool.Exec(ctx, statement, params...)
+	if err != nil {
+		return 0, b.explain(err)
+	}
+	return tag.RowsAffected(), nil
+}
+
+// query runs a statement that returns rows.
 func (b *Binding) query(ctx context.Context, statement string, params []any) ([]byte, error) {
+	ctx, cancel := context.WithTimeout(ctx, b.options.Timeout)
+	defer cancel()
+	rows, err := b.rows(ctx, statement, params)
+	if err != nil {
+		return nil, b.explain(err)
+	}
+	return rows, nil
+}
+
+// rows are those of a query as JSON.
+func (b *Binding) rows(ctx context.Context, statement string, params []any) ([]byte, error) {
 	rows, err := b.pool.Query(ctx, statement, params...)
 	if err != nil {
 		return nil, err

@@ -1,87 +1,38 @@
 package postgresql
 
 import (
-	"context"
 	"encoding/json"
 	"maps"
 	"net/url"
 	"strings"
 	"testing"
-	"time"
 
-	"outrigger.dev/components"
 	"outrigger.dev/components/bindings"
+	"outrigger.dev/components/bindings/bindingstest"
+	"outrigger.dev/components/bindings/sqlbinding"
 	"outrigger.dev/test/servers"
 )
 
 func TestMain(m *testing.M) { servers.Main(m) }
 
-// openBinding opens the binding the way a resource does.
-func openBinding(tb testing.TB, properties map[string]string) (*Binding, error) {
-	tb.Helper()
-	var r components.Registry
-	Register(&r)
-	d, err := r.Lookup(components.Bindings, "postgres", "")
-	if err != nil {
-		tb.Fatal(err)
-	}
-	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
-	defer cancel()
-	c, err := d.Open(ctx, components.Instance{Name: "db", Properties: properties})
-	if err != nil {
-		return nil, err
-	}
-	tb.Cleanup(func() { _ = c.(*Binding).Close() })
-	return c.(*Binding), nil
-}
-
-func mustOpen(tb testing.TB, properties map[string]string) *Binding {
-	tb.Helper()
-	b, err := openBinding(tb, properties)
-	if err != nil {
-		tb.Fatal(err)
-	}
-	return b
-}
-
-func invoke(b *Binding, operation, sql, params string) (*bindings.Response, error) {
-	m := map[string]string{}
-	if sql != "" {
-		m["sql"] = sql
-	}
-	if params != "" {
-		m["params"] = params
-	}
-	return b.Invoke(context.Background(), bindings.Request{Operation: operation, Metadata: m})
-}
+// binding is the type under test.
+var binding = bindingstest.Type[*Binding]{Register: Register, Name: "postgres"}
 
 func TestStatements(t *testing.T) {
 	server := servers.Postgres(t)
 	dsn := server.Database()
 	for _, mode := range []string{"", "simple_protocol", "exec", "describe_exec", "cache_describe"} {
 		t.Run(mode, func(t *testing.T) {
-			b := mustOpen(t, map[string]string{"url": dsn, "queryExecMode": mode, "maxConns": "3"})
+			b := binding.MustOpen(t, map[string]string{"url": dsn, "queryExecMode": mode, "maxConns": "3"})
 			run := func(operation, sql, params string) *bindings.Response {
 				t.Helper()
-				resp, err := invoke(b, operation, sql, params)
-				if err != nil {
-					t.Fatalf("%s: %v", sql, err)
-				}
-				return resp
+				return bindingstest.MustInvokeSQL(t, b, operation, sql, params)
 			}
 			run("exec", "DROP TABLE IF EXISTS foo", "")
 			run("exec", "CREATE TABLE foo (id bigint PRIMARY KEY, c1 text, ts timestamptz)", "")
 			resp := run("exec", "INSERT INTO foo (id, c1, ts) VALUES ($1, $2, $3), ($4, $5, NULL)", `[9007199254740993, "it's", "2026-09-24T11:45:05Z", 2, null]`)
 			m := resp.Metadata
-			start, err1 := time.Parse(time.RFC3339Nano, m["start-time"])
-			end, err2 := time.Parse(time.RFC3339Nano, m["end-time"])
-			took, err3 := time.ParseDuration(m["duration"])
-			if err1 != nil || err2 != nil || err3 != nil || end.Before(start) || took <= 0 {
-				t.Errorf("times %v", m)
-			}
-			delete(m, "start-time")
-			delete(m, "end-time")
-			delete(m, "duration")
+			bindingstest.TakeTiming(t, m)
 			if want := map[string]string{"operation": "exec", "rows-affected": "2", "sql": "INSERT INTO foo (id, c1, ts) VALUES ($1, $2, $3), ($4, $5, NULL)"}; !maps.Equal(m, want) || resp.Data != nil {
 				t.Errorf("metadata %v, data %s", m, resp.Data)
 			}
@@ -103,7 +54,7 @@ func TestStatements(t *testing.T) {
 }
 
 func TestValues(t *testing.T) {
-	b := mustOpen(t, map[string]string{"connectionString": servers.Postgres(t).ConnectionString()})
+	b := binding.MustOpen(t, map[string]string{"connectionString": servers.Postgres(t).ConnectionString()})
 	for expression, want := range map[string]string{
 		"1::smallint":                             "1",
 		"9007199254740993::bigint":                "9007199254740993",
@@ -148,7 +99,7 @@ func TestValues(t *testing.T) {
 		"point(1,2)":              `"(1,2)"`,
 		"'3.50'::money":           `"$3.50"`,
 	} {
-		resp, err := invoke(b, "query", "SELECT "+expression, "")
+		resp, err := bindingstest.InvokeSQL(b, "query", "SELECT "+expression, "")
 		if err != nil {
 			t.Errorf("%s: %v", expression, err)
 			continue
@@ -168,7 +119,7 @@ func TestValues(t *testing.T) {
 		{"$1::uuid", `["7b0c1a9e-1f52-4f0b-8d0e-0a1b2c3d4e5f"]`, `"7b0c1a9e-1f52-4f0b-8d0e-0a1b2c3d4e5f"`},
 		{"$1::double precision", "[2]", "2"},
 	} {
-		resp, err := invoke(b, "query", "SELECT "+tc.expression, tc.params)
+		resp, err := bindingstest.InvokeSQL(b, "query", "SELECT "+tc.expression, tc.params)
 		if err != nil || string(resp.Data) != "[["+tc.want+"]]" {
 			t.Errorf("%s with %s: %+v, %v; want [[%s]]", tc.expression, tc.params, resp, err, tc.want)
 		}
@@ -177,33 +128,13 @@ func TestValues(t *testing.T) {
 
 func TestErrors(t *testing.T) {
 	server := servers.Postgres(t)
-	b := mustOpen(t, map[string]string{"connectionString": server.ConnectionString(), "timeout": "1s"})
-	for _, tc := range []struct{ operation, sql, params, err string }{
-		{"create", "SELECT 1", "", `operation "create"`},
-		{"exec", "", "", `required metadata "sql" is not set`},
-		{"query", "", "", `required metadata "sql" is not set`},
-		{"query", "SELEC 1", "", "syntax error"},
-		{"exec", "SELECT $1::int", `["x"]`, "x"},
-		{"exec", "SELECT $1::int", `{"a":1}`, `"params"`},
-		{"exec", "SELECT $1::int", `[1] [2]`, "something behind it"},
-		{"exec", "SELECT $1::int", `[1e999]`, "out of range"},
-		{"query", "SELECT 1/(2-x) FROM generate_series(1,3) x", "", "division by zero"},
-		{"exec", "SELECT pg_sleep(30)", "", `"timeout" is 1s`},
-	} {
-		resp, err := invoke(b, tc.operation, tc.sql, tc.params)
-		if err == nil || !strings.Contains(err.Error(), tc.err) {
-			t.Errorf("%s %s %s: %+v, %v; want an error with %q", tc.operation, tc.sql, tc.params, resp, err, tc.err)
-		}
-	}
-	if resp, err := invoke(b, "close", "", ""); err != nil || resp != nil {
-		t.Errorf("close: %+v, %v", resp, err)
-	}
-	if _, err := invoke(b, "query", "SELECT 1", ""); err == nil || !strings.Contains(err.Error(), "closed") {
-		t.Errorf("after close: %v", err)
-	}
-	if err := b.Close(); err != nil {
-		t.Error(err)
-	}
+	b := binding.MustOpen(t, map[string]string{"connectionString": server.ConnectionString(), "timeout": "1s"})
+	bindingstest.CheckSQLErrors(t, b, []bindingstest.SQLError{
+		{Operation: "query", SQL: "SELEC 1", Want: "syntax error"},
+		{Operation: "exec", SQL: "SELECT $1::int", Params: `["x"]`, Want: "x"},
+		{Operation: "query", SQL: "SELECT 1/(2-x) FROM generate_series(1,3) x", Want: "division by zero"},
+		{Operation: "exec", SQL: "SELECT pg_sleep(30)", Want: `"timeout" is 1s`},
+	})
 }
 
 func TestOpen(t *testing.T) {
@@ -212,8 +143,8 @@ func TestOpen(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	b := mustOpen(t, map[string]string{"host": server.Host, "port": u.Port(), "user": server.User, "password": server.Password, "database": "postgres"})
-	if resp, err := invoke(b, "query", "SELECT current_user, current_setting('application_name')", ""); err != nil || string(resp.Data) != `[["postgres","dapr"]]` {
+	b := binding.MustOpen(t, map[string]string{"host": server.Host, "port": u.Port(), "user": server.User, "password": server.Password, "database": "postgres"})
+	if resp, err := bindingstest.InvokeSQL(b, "query", "SELECT current_user, current_setting('application_name')", ""); err != nil || string(resp.Data) != `[["postgres","dapr"]]` {
 		t.Errorf("response %+v, %v", resp, err)
 	}
 	for _, tc := range []struct {
@@ -226,7 +157,7 @@ func TestOpen(t *testing.T) {
 		{map[string]string{"url": "host=127.0.0.1 port=1 user=u"}, "127.0.0.1:1"},
 		{map[string]string{"url": "host=h", "timeout": "1ms"}, `"timeout"`},
 	} {
-		if _, err := openBinding(t, tc.properties); err == nil || !strings.Contains(err.Error(), tc.err) || strings.Contains(err.Error(), server.Password) {
+		if _, err := binding.Open(t, tc.properties); err == nil || !strings.Contains(err.Error(), tc.err) || strings.Contains(err.Error(), server.Password) {
 			t.Errorf("%v: error %v, want one with %q", tc.properties, err, tc.err)
 		}
 	}
@@ -234,16 +165,16 @@ func TestOpen(t *testing.T) {
 
 func TestRestart(t *testing.T) {
 	server := servers.Postgres(t, servers.Own())
-	b := mustOpen(t, map[string]string{"connectionString": server.ConnectionString(), "timeout": "5s"})
+	b := binding.MustOpen(t, map[string]string{"connectionString": server.ConnectionString(), "timeout": "5s"})
 	server.Kill()
-	if _, err := invoke(b, "query", "SELECT 1", ""); err == nil {
+	if _, err := bindingstest.InvokeSQL(b, "query", "SELECT 1", ""); err == nil {
 		t.Error("the killed server answered")
 	}
-	if _, err := invoke(b, "query", "SELECT 1", ""); err == nil || !strings.Contains(err.Error(), server.Addr) {
+	if _, err := bindingstest.InvokeSQL(b, "query", "SELECT 1", ""); err == nil || !strings.Contains(err.Error(), server.Addr) {
 		t.Errorf("server that is down: %v", err)
 	}
 	server.Start()
-	if resp, err := invoke(b, "query", "SELECT 1", ""); err != nil || string(resp.Data) != "[[1]]" {
+	if resp, err := bindingstest.InvokeSQL(b, "query", "SELECT 1", ""); err != nil || string(resp.Data) != "[[1]]" {
 		t.Errorf("after the restart: %+v, %v", resp, err)
 	}
 }
@@ -253,7 +184,7 @@ func FuzzParseParams(f *testing.F) {
 		f.Add(seed)
 	}
 	f.Fuzz(func(t *testing.T, text string) {
-		params, err := parseParams(text)
+		params, err := sqlbinding.Params(text, parameter)
 		if err != nil {
 			return
 		}

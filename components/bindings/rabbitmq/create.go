@@ -4,8 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math"
-	"strconv"
 	"strings"
 	"time"
 
@@ -21,15 +19,12 @@ const (
 	laneCount = 16
 	// attempts is how often a message is sent that did not reach the queue.
 	attempts = 3
-	// confirmLimit is how long the broker has for its confirmation.
-	confirmLimit = 30 * time.Second
 )
 
 // Errors of one attempt.
 var (
-	errNotTaken = errors.New("the broker refuses the message (negative confirm)")
-	errLost     = errors.New("the channel was closed before the broker confirmed the message")
-	errNoQueue  = errors.New("the queue is not there any more")
+	errLost    = errors.New("the channel was closed before the broker confirmed the message")
+	errNoQueue = errors.New("the queue is not there any more")
 )
 
 // lane is a channel that one message at a time is sent on, so that what the broker says is about that message. Messages are
@@ -61,7 +56,7 @@ func (b *Binding) Invoke(ctx context.Context, req bindings.Request) (*bindings.R
 			return nil, nil
 		case b.ctx.Err() != nil:
 			return nil, errClosed
-		case attempt == attempts || ctx.Err() != nil || errors.Is(err, errNotTaken) || rabbitmqclient.Permanent(err):
+		case attempt == attempts || ctx.Err() != nil || errors.Is(err, rabbitmqclient.ErrNotTaken) || rabbitmqclient.Permanent(err):
 			return nil, fmt.Errorf("rabbitmq at %s: message for queue %q was not created: %w", b.client.Address, b.options.QueueName, err)
 		}
 	}
@@ -86,22 +81,16 @@ func (b *Binding) send(ctx context.Context, msg amqp.Publishing) error {
 		}
 		b.free <- l
 	}()
-	if reason, blocked := l.conn.Blocked(); blocked {
+	if err := l.conn.Taking(); err != nil {
 		keep = true
-		return fmt.Errorf("the broker takes no messages at the moment: %s", reason)
+		return err
 	}
 	confirm, err := l.ch.PublishWithDeferredConfirm("", b.options.QueueName, true, false, msg)
 	if err != nil {
 		return l.lost(len(msg.Body), err)
 	}
-	timer := time.NewTimer(confirmLimit)
-	defer timer.Stop()
-	select {
-	case <-confirm.Done():
-	case <-ctx.Done():
-		return fmt.Errorf("no confirmation before the request ended: %w", context.Cause(ctx))
-	case <-timer.C:
-		return fmt.Errorf("no confirmation within %s", confirmLimit)
+	if err := rabbitmqclient.AwaitConfirm(ctx, confirm); err != nil {
+		return err
 	}
 	keep = true
 	select {
@@ -118,7 +107,7 @@ func (b *Binding) send(ctx context.Context, msg amqp.Publishing) error {
 	case l.ch.IsClosed():
 		return l.lost(len(msg.Body), errLost)
 	default:
-		return errNotTaken
+		return rabbitmqclient.ErrNotTaken
 	}
 }
 
@@ -186,8 +175,8 @@ func (b *Binding) prepare(l *lane) error {
 	if err != nil {
 		return err
 	}
-	if reason, blocked := conn.Blocked(); blocked {
-		return fmt.Errorf("the broker takes no messages at the moment: %s", reason)
+	if err := conn.Taking(); err != nil {
+		return err
 	}
 	fresh := lane{conn: conn, returned: make(chan amqp.Return, 1), vanished: vanished}
 	fresh.ch, err = conn.Channel(func(ch *amqp.Channel) error {
@@ -221,13 +210,13 @@ func (b *Binding) message(req bindings.Request) (amqp.Publishing, error) {
 			if err != nil || ttl <= 0 {
 				return msg, fmt.Errorf("metadata %s is %q, but must be a number of seconds, or a duration such as 90s, above 0", name, value)
 			}
-			msg.Expiration = strconv.FormatInt(min(ttl, maxTTL).Milliseconds(), 10)
+			msg.Expiration = rabbitmqclient.Expiration(ttl)
 		case strings.EqualFold(name, "priority"):
-			n, err := strconv.ParseInt(strings.TrimSpace(value), 10, 64)
-			if err != nil && !errors.Is(err, strconv.ErrRange) { // out of range it is the nearest number
-				return msg, fmt.Errorf("metadata %s is %q, but must be a whole number from 0 to 255", name, value)
+			priority, err := rabbitmqclient.Priority(name, value)
+			if err != nil {
+				return msg, err
 			}
-			msg.Priority = uint8(min(max(n, 0), math.MaxUint8))
+			msg.Priority = priority
 		case strings.EqualFold(name, "contentType"):
 			if len(value) > nameLimit {
 				return msg, fmt.Errorf("metadata %s has %d bytes, but AMQP carries at most %d: shorten it", name, len(value), nameLimit)

@@ -55,9 +55,6 @@ type Options struct {
 	Route     string `name:"route" help:"the path of the app that gets the messages; default is the component's name"`
 }
 
-// maxTTL is the longest life that RabbitMQ counts.
-const maxTTL = (1<<32 - 1) * time.Millisecond
-
 // nameLimit is the longest short string of AMQP, in bytes. A longer one would end the connection.
 const nameLimit = 255
 
@@ -67,8 +64,8 @@ func (o *Options) check() error {
 		return fmt.Errorf(`metadata property "queueName" has %d bytes, but AMQP carries at most %d: shorten it`, len(o.QueueName), nameLimit)
 	case len(o.ContentType) > nameLimit:
 		return fmt.Errorf(`metadata property "contentType" has %d bytes, but AMQP carries at most %d: shorten it`, len(o.ContentType), nameLimit)
-	case o.TTL != nil && (*o.TTL < 0 || *o.TTL > maxTTL):
-		return fmt.Errorf(`metadata property "ttl" is %s, but must be between 0 and %s: leave it out for no expiry`, *o.TTL, maxTTL)
+	case o.TTL != nil && (*o.TTL < 0 || *o.TTL > rabbitmqclient.MaxTTL):
+		return fmt.Errorf(`metadata property "ttl" is %s, but must be between 0 and %s: leave it out for no expiry`, *o.TTL, rabbitmqclient.MaxTTL)
 	}
 	return nil
 }

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"log/slog"
 	"maps"
 	"runtime"
 	"strings"
@@ -18,53 +17,22 @@ import (
 
 	"outrigger.dev/components"
 	"outrigger.dev/components/bindings"
+	"outrigger.dev/components/bindings/bindingstest"
+	"outrigger.dev/components/rabbitmqclient/rabbitmqtest"
 	"outrigger.dev/test/servers"
 )
 
 func TestMain(m *testing.M) { servers.Main(m) }
 
-// patience is how long a test waits for what must happen.
-const patience = 30 * time.Second
-
 type props = map[string]string
 
-// logTo sends a component's log to the test's, as long as that runs.
-type logTo struct{ tb testing.TB }
+// binding is the type under test.
+var binding = bindingstest.Type[*Binding]{Register: Register, Name: "rabbitmq"}
 
-func (l logTo) Write(p []byte) (int, error) {
-	if l.tb.Context().Err() == nil {
-		l.tb.Log(strings.TrimSpace(string(p)))
-	}
-	return len(p), nil
-}
-
-func within(t *testing.T) context.Context {
-	ctx, cancel := context.WithTimeout(t.Context(), patience)
-	t.Cleanup(cancel)
-	return ctx
-}
-
-// tryOpen opens a binding as a sidecar does.
+// tryOpen opens a binding that logs to the test.
 func tryOpen(t *testing.T, p props) (*Binding, error) {
 	t.Helper()
-	var r components.Registry
-	Register(&r)
-	d, err := r.Lookup(components.Bindings, "rabbitmq", "v1")
-	if err != nil {
-		t.Fatal(err)
-	}
-	log := slog.New(slog.NewTextHandler(logTo{t}, &slog.HandlerOptions{Level: slog.LevelDebug}))
-	c, err := d.Open(within(t), components.Instance{Name: "queue", Properties: p, Log: log})
-	if err != nil {
-		return nil, err
-	}
-	b := c.(*Binding)
-	t.Cleanup(func() {
-		if err := b.Close(); err != nil {
-			t.Error(err)
-		}
-	})
-	return b, nil
+	return binding.OpenInstance(t, components.Instance{Properties: p, Log: rabbitmqtest.Log(t)})
 }
 
 // open is tryOpen at a server with a queue of the test's own; p overrides it all.
@@ -83,27 +51,12 @@ func queueName(t *testing.T) string {
 	return t.Name() + fmt.Sprint(time.Now().UnixNano())
 }
 
-// admin is a channel of a plain client.
-func admin(t *testing.T, s *servers.RabbitMQServer) *amqp.Channel {
-	t.Helper()
-	conn, err := amqp.Dial(s.ConnectionString())
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { conn.Close() })
-	ch, err := conn.Channel()
-	if err != nil {
-		t.Fatal(err)
-	}
-	return ch
-}
-
 func create(t *testing.T, b *Binding, data string, metadata props) error {
 	t.Helper()
 	if metadata == nil {
 		metadata = props{}
 	}
-	resp, err := b.Invoke(within(t), bindings.Request{Operation: bindings.Create, Data: []byte(data), Metadata: metadata})
+	resp, err := b.Invoke(bindingstest.Within(t), bindings.Request{Operation: bindings.Create, Data: []byte(data), Metadata: metadata})
 	if err == nil && resp != nil {
 		t.Errorf("response %v, want none", resp)
 	}
@@ -121,7 +74,7 @@ func mustCreate(t *testing.T, b *Binding, data string, metadata props) {
 func read(t *testing.T, b *Binding, judge func(ctx context.Context, e *bindings.Event) error) (io.Closer, <-chan *bindings.Event) {
 	t.Helper()
 	events := make(chan *bindings.Event, 10_000)
-	c, err := b.Read(within(t), func(ctx context.Context, e *bindings.Event) ([]byte, error) {
+	c, err := b.Read(bindingstest.Within(t), func(ctx context.Context, e *bindings.Event) ([]byte, error) {
 		events <- e
 		if judge == nil {
 			return []byte("reply"), nil
@@ -132,36 +85,6 @@ func read(t *testing.T, b *Binding, judge func(ctx context.Context, e *bindings.
 		t.Fatal(err)
 	}
 	return c, events
-}
-
-func take(t *testing.T, events <-chan *bindings.Event) *bindings.Event {
-	t.Helper()
-	select {
-	case e := <-events:
-		return e
-	case <-time.After(patience):
-		t.Fatal("no event")
-		return nil
-	}
-}
-
-// eventually waits until a condition holds.
-func eventually(t *testing.T, what string, condition func() error) {
-	t.Helper()
-	deadline := time.After(patience)
-	tick := time.NewTicker(5 * time.Millisecond)
-	defer tick.Stop()
-	for {
-		err := condition()
-		if err == nil {
-			return
-		}
-		select {
-		case <-tick.C:
-		case <-deadline:
-			t.Fatalf("%s: %v", what, err)
-		}
-	}
 }
 
 func TestOptions(t *testing.T) {
@@ -208,14 +131,14 @@ func TestQueue(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			b := open(t, s, test.p)
-			_, err := admin(t, s).QueueDeclare(b.options.QueueName, test.durable, test.autoDelete, test.exclusive, false, test.args)
+			_, err := rabbitmqtest.Admin(t, s).QueueDeclare(b.options.QueueName, test.durable, test.autoDelete, test.exclusive, false, test.args)
 			if test.exclusive {
 				if err == nil || !strings.Contains(err.Error(), "RESOURCE_LOCKED") {
 					t.Errorf("error %v for another connection", err)
 				}
 				_, events := read(t, b, nil)
 				mustCreate(t, b, "m", nil)
-				take(t, events)
+				bindingstest.Receive(t, events)
 				_, err = tryOpen(t, props{"host": s.ConnectionString(), "queueName": b.options.QueueName, "exclusive": "true"})
 				if err == nil || !strings.Contains(err.Error(), "take another queueName") {
 					t.Errorf("second owner: %v", err)
@@ -236,7 +159,7 @@ func TestQueue(t *testing.T) {
 func TestCreate(t *testing.T) {
 	s := servers.RabbitMQ(t)
 	b := open(t, s, props{"contentType": "application/json", "maxPriority": "10"})
-	ch := admin(t, s)
+	ch := rabbitmqtest.Admin(t, s)
 	for _, test := range []struct {
 		name     string
 		metadata props
@@ -271,7 +194,7 @@ func TestCreate(t *testing.T) {
 			t.Errorf("%s=%s: %v", name, value, err)
 		}
 	}
-	if _, err := b.Invoke(within(t), bindings.Request{Operation: "get"}); err == nil || !strings.Contains(err.Error(), `"get"`) {
+	if _, err := b.Invoke(bindingstest.Within(t), bindings.Request{Operation: "get"}); err == nil || !strings.Contains(err.Error(), `"get"`) {
 		t.Errorf("another operation: %v", err)
 	}
 }
@@ -286,14 +209,14 @@ func TestRead(t *testing.T) {
 		}
 		return nil
 	})
-	err := admin(t, s).PublishWithContext(t.Context(), "", b.options.QueueName, false, false, amqp.Publishing{
+	err := rabbitmqtest.Admin(t, s).PublishWithContext(t.Context(), "", b.options.QueueName, false, false, amqp.Publishing{
 		Body: []byte("m"), Headers: amqp.Table{"plain": "a b", "with space/": "v", "number": int32(4)},
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
 	for range 3 { // twice rejected
-		e := take(t, events)
+		e := bindingstest.Receive(t, events)
 		if string(e.Data) != "m" || !maps.Equal(e.Metadata, props{"plain": "a b", "with+space%2F": "v"}) {
 			t.Errorf("event %q, metadata %v", e.Data, e.Metadata)
 		}
@@ -304,7 +227,7 @@ func TestRead(t *testing.T) {
 	// One reading may follow another, and nothing is left.
 	mustCreate(t, b, "later", nil)
 	_, events = read(t, b, nil)
-	if e := take(t, events); string(e.Data) != "later" {
+	if e := bindingstest.Receive(t, events); string(e.Data) != "later" {
 		t.Errorf("event %q", e.Data)
 	}
 }
@@ -319,9 +242,9 @@ func TestPrefetch(t *testing.T) {
 	for range 5 {
 		mustCreate(t, b, "m", nil)
 	}
-	take(t, events)
-	take(t, events)
-	q, err := admin(t, s).QueueDeclarePassive(b.options.QueueName, false, false, false, false, nil)
+	bindingstest.Receive(t, events)
+	bindingstest.Receive(t, events)
+	q, err := rabbitmqtest.Admin(t, s).QueueDeclarePassive(b.options.QueueName, false, false, false, false, nil)
 	if err != nil || q.Messages != 3 {
 		t.Errorf("%d messages wait in the queue, want 3; %v", q.Messages, err)
 	}
@@ -338,13 +261,13 @@ func TestClose(t *testing.T) {
 		return ctx.Err()
 	})
 	mustCreate(t, b, "m", nil)
-	take(t, events)
+	bindingstest.Receive(t, events)
 	for range 2 {
 		if err := b.Close(); err != nil {
 			t.Error(err)
 		}
 	}
-	eventually(t, "goroutines end", func() error {
+	rabbitmqtest.Eventually(t, "goroutines end", func() error {
 		if n := runtime.NumGoroutine(); n > before {
 			return fmt.Errorf("%d, %d before", n, before)
 		}
@@ -353,11 +276,11 @@ func TestClose(t *testing.T) {
 	if err := create(t, b, "m", nil); err == nil || !strings.Contains(err.Error(), "component is closed") {
 		t.Errorf("create: %v", err)
 	}
-	if _, err := b.Read(within(t), nil); err == nil || !strings.Contains(err.Error(), "component is closed") {
+	if _, err := b.Read(bindingstest.Within(t), nil); err == nil || !strings.Contains(err.Error(), "component is closed") {
 		t.Errorf("read: %v", err)
 	}
 	_, events = read(t, next, nil)
-	take(t, events)
+	bindingstest.Receive(t, events)
 }
 
 func TestConcurrentCreates(t *testing.T) {
@@ -380,7 +303,7 @@ func TestConcurrentCreates(t *testing.T) {
 	work.Wait()
 	t.Logf("%.0f messages per second", callers*each/time.Since(began).Seconds())
 	for range callers * each {
-		take(t, events)
+		bindingstest.Receive(t, events)
 	}
 }
 
@@ -388,7 +311,7 @@ func TestConcurrentCreates(t *testing.T) {
 func TestQueueVanishes(t *testing.T) {
 	s := servers.RabbitMQ(t)
 	b := open(t, s, nil)
-	ch := admin(t, s)
+	ch := rabbitmqtest.Admin(t, s)
 	for range laneCount + 3 {
 		mustCreate(t, b, "m", nil)
 	}
@@ -407,7 +330,7 @@ func TestQueueVanishes(t *testing.T) {
 		t.Fatal(err)
 	}
 	mustCreate(t, b, "again", nil)
-	if e := take(t, events); string(e.Data) != "again" {
+	if e := bindingstest.Receive(t, events); string(e.Data) != "again" {
 		t.Errorf("event %q", e.Data)
 	}
 }
@@ -432,10 +355,10 @@ func TestBrokerRestarts(t *testing.T) {
 		s.Start()
 		c, events := read(t, b, nil)
 		for len(want) > 0 {
-			delete(want, string(take(t, events).Data))
+			delete(want, string(bindingstest.Receive(t, events).Data))
 		}
 		mustCreate(t, b, "after", nil)
-		for string(take(t, events).Data) != "after" {
+		for string(bindingstest.Receive(t, events).Data) != "after" {
 		}
 		if err := c.Close(); err != nil {
 			t.Error(err)
@@ -448,7 +371,7 @@ func TestTLS(t *testing.T) {
 	b := open(t, s, props{"host": "amqps://" + s.Addr, "externalSasl": "true", "caCert": string(s.TLS.CA), "clientCert": s.TLS.CertFile, "clientKey": s.TLS.KeyFile})
 	_, events := read(t, b, nil)
 	mustCreate(t, b, "m", nil)
-	take(t, events)
+	bindingstest.Receive(t, events)
 }
 
 // TestTooLarge is a message that is larger than the broker takes.

@@ -12,66 +12,27 @@ import (
 	"testing"
 	"time"
 
-	"outrigger.dev/components"
 	"outrigger.dev/components/bindings"
+	"outrigger.dev/components/bindings/bindingstest"
 	"outrigger.dev/test/servers"
 )
 
 func TestMain(m *testing.M) { servers.Main(m) }
 
-// openBinding opens the binding the way a resource does.
-func openBinding(tb testing.TB, properties map[string]string) (*Binding, error) {
-	tb.Helper()
-	var r components.Registry
-	Register(&r)
-	d, err := r.Lookup(components.Bindings, "redis", "")
-	if err != nil {
-		tb.Fatal(err)
-	}
-	for _, f := range d.Check(properties) {
-		tb.Errorf("metadata: %s", f.Message)
-	}
-	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
-	defer cancel()
-	c, err := d.Open(ctx, components.Instance{Name: "keys", Properties: properties})
-	if err != nil {
-		return nil, err
-	}
-	tb.Cleanup(func() { _ = c.(*Binding).Close() })
-	return c.(*Binding), nil
-}
+// binding is the type under test.
+var binding = bindingstest.Type[*Binding]{Register: Register, Name: "redis"}
 
-func mustOpen(tb testing.TB, properties map[string]string) *Binding {
-	tb.Helper()
-	b, err := openBinding(tb, properties)
-	if err != nil {
-		tb.Fatal(err)
-	}
-	return b
-}
-
-// invoke takes metadata as names and values in turn.
-func invoke(b *Binding, operation, data string, metadata ...string) (*bindings.Response, error) {
-	m := map[string]string{}
-	for i := 0; i < len(metadata); i += 2 {
-		m[metadata[i]] = metadata[i+1]
-	}
-	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
-	defer cancel()
-	return b.Invoke(ctx, bindings.Request{Operation: operation, Data: []byte(data), Metadata: m})
-}
-
-// quiet is invoke of an operation that has no response.
+// quiet is an invocation of an operation that has no response.
 func quiet(tb testing.TB, b *Binding, operation, data string, metadata ...string) {
 	tb.Helper()
-	if resp, err := invoke(b, operation, data, metadata...); err != nil || resp != nil {
+	if resp, err := bindingstest.Invoke(b, operation, data, metadata...); err != nil || resp != nil {
 		tb.Fatalf("%s with %q: %v, %v; want no response and no error", operation, metadata, resp, err)
 	}
 }
 
 func expectValue(tb testing.TB, b *Binding, want string, metadata ...string) {
 	tb.Helper()
-	resp, err := invoke(b, "get", "", metadata...)
+	resp, err := bindingstest.Invoke(b, "get", "", metadata...)
 	if err != nil || resp == nil || string(resp.Data) != want || len(resp.Metadata) != 0 {
 		tb.Errorf("get with %q: %v, %v; want %q", metadata, resp, err, want)
 	}
@@ -97,7 +58,7 @@ func command(tb testing.TB, b *Binding, words ...string) string {
 }
 
 func testOperations(t *testing.T, properties map[string]string) {
-	b := mustOpen(t, properties)
+	b := binding.MustOpen(t, properties)
 	if got, want := b.Operations(), []string{"create", "get", "delete", "increment"}; !slices.Equal(got, want) {
 		t.Errorf("operations %q, want %q", got, want)
 	}
@@ -160,7 +121,7 @@ func TestOperations(t *testing.T) {
 }
 
 func TestTTL(t *testing.T) {
-	b := mustOpen(t, map[string]string{"redisHost": servers.Redis(t).Addr})
+	b := binding.MustOpen(t, map[string]string{"redisHost": servers.Redis(t).Addr})
 	for _, operation := range []string{"create", "increment"} {
 		quiet(t, b, "delete", "", "key", "k")
 		for _, tc := range []struct {
@@ -187,7 +148,7 @@ func TestTTL(t *testing.T) {
 			time.Sleep(5 * time.Millisecond)
 		}
 		for _, bad := range []string{"0", "-1", "soon", "1us", "99999999999999999999", "9300000000"} {
-			_, err := invoke(b, operation, "1", "key", "k", "ttlInSeconds", bad)
+			_, err := bindingstest.Invoke(b, operation, "1", "key", "k", "ttlInSeconds", bad)
 			expectError(t, err, `"ttlInSeconds"`, strconv.Quote(bad), "above 0")
 		}
 		if got := command(t, b, "EXISTS", "k"); got != "0" {
@@ -208,7 +169,7 @@ func TestTTL(t *testing.T) {
 
 // TestIncrementTogether checks that no count is lost.
 func TestIncrementTogether(t *testing.T) {
-	b := mustOpen(t, map[string]string{"redisHost": servers.Redis(t).Addr})
+	b := binding.MustOpen(t, map[string]string{"redisHost": servers.Redis(t).Addr})
 	quiet(t, b, "delete", "", "key", "together")
 	var group sync.WaitGroup
 	for n := range 8 {
@@ -218,7 +179,7 @@ func TestIncrementTogether(t *testing.T) {
 				if (n+i)%2 == 0 {
 					more = []string{"ttlInSeconds", "1000"}
 				}
-				if _, err := invoke(b, "increment", "", append(more, "key", "together")...); err != nil {
+				if _, err := bindingstest.Invoke(b, "increment", "", append(more, "key", "together")...); err != nil {
 					t.Errorf("increment: %v", err)
 				}
 			}
@@ -230,7 +191,7 @@ func TestIncrementTogether(t *testing.T) {
 
 func TestRequestErrors(t *testing.T) {
 	server := servers.Redis(t)
-	b := mustOpen(t, map[string]string{"redisHost": server.Addr})
+	b := binding.MustOpen(t, map[string]string{"redisHost": server.Addr})
 	quiet(t, b, "create", "word", "key", "word")
 	quiet(t, b, "create", "9223372036854775807", "key", "largest")
 	quiet(t, b, "delete", "", "key", "list")
@@ -252,14 +213,14 @@ func TestRequestErrors(t *testing.T) {
 		{"get", []string{"key", "list"}, []string{`get key "list"`, "WRONGTYPE", "another key"}},
 		{"increment", []string{"key", "list"}, []string{`"list"`, "another key"}},
 	} {
-		resp, err := invoke(b, tc.operation, "1", tc.metadata...)
+		resp, err := bindingstest.Invoke(b, tc.operation, "1", tc.metadata...)
 		if resp != nil {
 			t.Errorf("%s with %q responds %v", tc.operation, tc.metadata, resp)
 		}
 		expectError(t, err, tc.words...)
 	}
 	var missing *bindings.ParameterError
-	if _, err := invoke(b, "get", ""); !errors.As(err, &missing) || missing.Name != "key" {
+	if _, err := bindingstest.Invoke(b, "get", ""); !errors.As(err, &missing) || missing.Name != "key" {
 		t.Errorf("get without a key: %v", err)
 	}
 	if got := command(t, b, "PTTL", "word"); got != "-1" {
@@ -270,16 +231,16 @@ func TestRequestErrors(t *testing.T) {
 func TestServerAway(t *testing.T) {
 	server := servers.Redis(t, servers.Own(), servers.Durable())
 	p := map[string]string{"redisHost": server.Addr, "redisMaxRetries": "0"}
-	b := mustOpen(t, p)
-	patient := mustOpen(t, map[string]string{"redisHost": server.Addr, "redisMaxRetries": "1000", "redisMinRetryInterval": "10", "redisMaxRetryInterval": "50"})
+	b := binding.MustOpen(t, p)
+	patient := binding.MustOpen(t, map[string]string{"redisHost": server.Addr, "redisMaxRetries": "1000", "redisMinRetryInterval": "10", "redisMaxRetryInterval": "50"})
 	quiet(t, b, "create", "1", "key", "k")
 	quiet(t, patient, "increment", "", "key", "k")
 	for _, end := range []func(){server.Stop, server.Kill} {
 		end()
-		_, err := openBinding(t, p)
+		_, err := binding.Open(t, p)
 		expectError(t, err, server.Addr, "redisHost")
 		for _, operation := range b.Operations() {
-			_, err := invoke(b, operation, "1", "key", "k")
+			_, err := bindingstest.Invoke(b, operation, "1", "key", "k")
 			expectError(t, err, server.Addr, operation, `"k"`)
 		}
 		// A command on a connection whose end is not known yet may have been carried out, so it is not repeated.
@@ -296,7 +257,7 @@ func TestServerAway(t *testing.T) {
 		go func() {
 			for {
 				// A server that is back but still loading its data refuses, and that is told at once.
-				if _, err := invoke(patient, "increment", "", "key", "k"); err == nil || !strings.Contains(err.Error(), "LOADING") {
+				if _, err := bindingstest.Invoke(patient, "increment", "", "key", "k"); err == nil || !strings.Contains(err.Error(), "LOADING") {
 					waited <- err
 					return
 				}
@@ -306,7 +267,7 @@ func TestServerAway(t *testing.T) {
 		if err := <-waited; err != nil {
 			t.Errorf("increment with retries left: %v", err)
 		}
-		if _, err := invoke(b, "increment", "", "key", "k", "ttl", "1h"); err != nil {
+		if _, err := bindingstest.Invoke(b, "increment", "", "key", "k", "ttl", "1h"); err != nil {
 			t.Errorf("increment after the server came back: %v", err)
 		}
 	}
@@ -315,7 +276,7 @@ func TestServerAway(t *testing.T) {
 }
 
 func TestEndedContextAndClose(t *testing.T) {
-	b := mustOpen(t, map[string]string{"redisHost": servers.Redis(t).Addr})
+	b := binding.MustOpen(t, map[string]string{"redisHost": servers.Redis(t).Addr})
 	ended, cancel := context.WithCancel(context.Background())
 	cancel()
 	for _, operation := range b.Operations() {
@@ -333,7 +294,7 @@ func TestEndedContextAndClose(t *testing.T) {
 		}
 	}
 	for _, operation := range b.Operations() {
-		_, err := invoke(b, operation, "", "key", "k")
+		_, err := bindingstest.Invoke(b, operation, "", "key", "k")
 		expectError(t, err, "closed")
 	}
 }
@@ -351,13 +312,7 @@ func TestProperties(t *testing.T) {
 		"cluster with a db": {map[string]string{"redisHost": server.Addr, "redisType": "cluster", "redisDB": "1"}, []string{"redisDB", "Cluster"}},
 	} {
 		t.Run(name, func(t *testing.T) {
-			var r components.Registry
-			Register(&r)
-			d, err := r.Lookup(components.Bindings, "redis", "v1")
-			if err != nil {
-				t.Fatal(err)
-			}
-			_, err = d.Open(context.Background(), components.Instance{Properties: tc.properties})
+			_, err := binding.Open(t, tc.properties)
 			expectError(t, err, tc.words...)
 		})
 	}
@@ -365,7 +320,7 @@ func TestProperties(t *testing.T) {
 
 // TestDataIsNotKept checks that the caller may use the data again when Invoke has returned, also too early.
 func TestDataIsNotKept(t *testing.T) {
-	b := mustOpen(t, map[string]string{"redisHost": servers.Redis(t).Addr})
+	b := binding.MustOpen(t, map[string]string{"redisHost": servers.Redis(t).Addr})
 	data := bytes.Repeat([]byte("a"), 1<<20)
 	for n := range 20 {
 		ctx, cancel := context.WithCancel(context.Background())

@@ -82,7 +82,7 @@ func TestAddresses(t *testing.T) {
 			for i := 0; i < len(tc.more); i += 2 {
 				p[tc.more[i]] = tc.more[i+1]
 			}
-			b, err := openBinding(t, p)
+			b, err := binding.Open(t, p)
 			if tc.err != "" {
 				if err == nil || !strings.Contains(err.Error(), tc.err) {
 					t.Fatalf("error %v, want one with %q", err, tc.err)
@@ -105,7 +105,7 @@ func fake(t *testing.T, handler http.HandlerFunc) *Binding {
 	quiet(t)
 	server := httptest.NewServer(handler)
 	t.Cleanup(server.Close)
-	b := mustOpen(t, map[string]string{"bucket": "bucket", "endpoint": server.URL, "accessKey": "k", "secretKey": "s", "sessionToken": "t"})
+	b := binding.MustOpen(t, map[string]string{"bucket": "bucket", "endpoint": server.URL, "accessKey": "k", "secretKey": "s", "sessionToken": "t"})
 	clock := clockwork.NewFakeClock()
 	b.client.clock = clock
 	ctx, cancel := context.WithCancel(context.Background())
@@ -241,7 +241,7 @@ func TestBounds(t *testing.T) {
 
 func TestNoCredentials(t *testing.T) {
 	quiet(t)
-	b := mustOpen(t, map[string]string{"bucket": "bucket", "endpoint": "http://127.0.0.1:1"})
+	b := binding.MustOpen(t, map[string]string{"bucket": "bucket", "endpoint": "http://127.0.0.1:1"})
 	for _, op := range [][]string{{"get"}, {"presign", "presignTTL", "1m"}} {
 		if _, err := invoke(b, op[0], "", append(op[1:], "key", "a")...); err == nil || !strings.Contains(err.Error(), "no AWS credentials") {
 			t.Errorf("%s: %v", op[0], err)

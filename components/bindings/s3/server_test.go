@@ -15,40 +15,14 @@ import (
 	"time"
 
 	"github.com/google/uuid"
-	"outrigger.dev/components"
-	"outrigger.dev/components/bindings"
+	"outrigger.dev/components/bindings/bindingstest"
 	"outrigger.dev/test/servers"
 )
 
 func TestMain(m *testing.M) { servers.Main(m) }
 
-const patience = 30 * time.Second
-
-// openBinding opens the binding the way a resource does.
-func openBinding(tb testing.TB, properties map[string]string) (*Binding, error) {
-	tb.Helper()
-	var r components.Registry
-	Register(&r)
-	d, err := r.Lookup(components.Bindings, "aws.s3", "")
-	if err != nil {
-		tb.Fatal(err)
-	}
-	c, err := d.Open(context.Background(), components.Instance{Name: "objects", Properties: properties})
-	if err != nil {
-		return nil, err
-	}
-	tb.Cleanup(func() { _ = c.(*Binding).Close() })
-	return c.(*Binding), nil
-}
-
-func mustOpen(tb testing.TB, properties map[string]string) *Binding {
-	tb.Helper()
-	b, err := openBinding(tb, properties)
-	if err != nil {
-		tb.Fatal(err)
-	}
-	return b
-}
+// binding is the type under test.
+var binding = bindingstest.Type[*Binding]{Register: Register, Name: "aws.s3"}
 
 // properties are those of a bucket of a server, and further pairs of names and values.
 func properties(s *servers.S3Server, bucket string, more ...string) map[string]string {
@@ -63,13 +37,7 @@ func properties(s *servers.S3Server, bucket string, more ...string) map[string]s
 
 // invoke runs an operation with metadata in pairs of names and values. Without a response the reply is "-".
 func invoke(b *Binding, operation, data string, metadata ...string) (string, error) {
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
-	defer cancel()
-	m := map[string]string{}
-	for i := 0; i < len(metadata); i += 2 {
-		m[metadata[i]] = metadata[i+1]
-	}
-	resp, err := b.Invoke(ctx, bindings.Request{Operation: operation, Data: []byte(data), Metadata: m})
+	resp, err := bindingstest.Invoke(b, operation, data, metadata...)
 	if resp == nil {
 		return "-", err
 	}
@@ -79,7 +47,7 @@ func invoke(b *Binding, operation, data string, metadata ...string) (string, err
 func TestObjects(t *testing.T) {
 	server := servers.S3(t)
 	bucket := server.Bucket()
-	b := mustOpen(t, properties(server, bucket))
+	b := binding.MustOpen(t, properties(server, bucket))
 	base := server.Endpoint + "/" + bucket + "/"
 	for _, tc := range []struct {
 		operation, data string
@@ -156,7 +124,7 @@ func fetch(t *testing.T, url string) (int, string, string) {
 
 func TestPresign(t *testing.T) {
 	server := servers.S3(t)
-	b := mustOpen(t, properties(server, server.Bucket()))
+	b := binding.MustOpen(t, properties(server, server.Bucket()))
 	var reply struct{ Location, PresignURL string }
 	text, err := invoke(b, "create", `"signed"`, "key", "a b/ü+.txt", "presignTTL", "15m", "contentType", "text/plain", "tags", "project=sashimi, year=2024", "storageClass", "STANDARD")
 	if err != nil || json.Unmarshal([]byte(text), &reply) != nil || !strings.Contains(reply.PresignURL, "X-Amz-Expires=900") {
@@ -185,7 +153,7 @@ func TestPresign(t *testing.T) {
 func TestList(t *testing.T) {
 	server := servers.S3(t)
 	bucket := server.Bucket()
-	b := mustOpen(t, properties(server, bucket))
+	b := binding.MustOpen(t, properties(server, bucket))
 	page := func(data string) listing {
 		t.Helper()
 		text, err := invoke(b, "list", data)
@@ -241,7 +209,7 @@ func TestList(t *testing.T) {
 
 func TestFiles(t *testing.T) {
 	server := servers.S3(t)
-	b := mustOpen(t, properties(server, server.Bucket()))
+	b := binding.MustOpen(t, properties(server, server.Bucket()))
 	dir := t.TempDir()
 	big := strings.Repeat("0123456789abcdef", (expectAbove+1<<20)/16)
 	for name, text := range map[string]string{"text": "from a file", "coded": "AP8=", "big": big, "bad": "?"} {
@@ -284,7 +252,7 @@ func TestFiles(t *testing.T) {
 func TestBulk(t *testing.T) {
 	server := servers.S3(t)
 	bucket := server.Bucket()
-	b := mustOpen(t, properties(server, bucket))
+	b := binding.MustOpen(t, properties(server, bucket))
 	base := server.Endpoint + "/" + bucket + "/"
 	file := filepath.Join(t.TempDir(), "file")
 	if err := os.WriteFile(file, []byte("filed"), 0o600); err != nil {
@@ -349,7 +317,7 @@ func TestBulk(t *testing.T) {
 
 func TestComponentBase64(t *testing.T) {
 	server := servers.S3(t)
-	b := mustOpen(t, properties(server, server.Bucket(), "decodeBase64", "true", "encodeBase64", "true"))
+	b := binding.MustOpen(t, properties(server, server.Bucket(), "decodeBase64", "true", "encodeBase64", "true"))
 	if _, err := invoke(b, "create", `"AP8="`, "key", "a"); err != nil {
 		t.Fatal(err)
 	}
@@ -366,7 +334,7 @@ func TestComponentBase64(t *testing.T) {
 
 func TestVersions(t *testing.T) {
 	server := servers.S3(t)
-	b := mustOpen(t, properties(server, server.Bucket()))
+	b := binding.MustOpen(t, properties(server, server.Bucket()))
 	c := &call{method: http.MethodPut, query: map[string][]string{"versioning": {""}}, limit: longestAnswer}
 	c.setBody([]byte(`<VersioningConfiguration xmlns="http://s3.amazonaws.com/doc/2006-03-01/"><Status>Enabled</Status></VersioningConfiguration>`))
 	if _, err := b.client.do(context.Background(), c); err != nil {
@@ -386,18 +354,18 @@ func TestVersions(t *testing.T) {
 func TestTLS(t *testing.T) {
 	server := servers.S3(t, servers.TLS())
 	bucket := server.Bucket()
-	if _, err := invoke(mustOpen(t, properties(server, bucket)), "list", ""); err == nil || !strings.Contains(err.Error(), `"insecureSSL"`) {
+	if _, err := invoke(binding.MustOpen(t, properties(server, bucket)), "list", ""); err == nil || !strings.Contains(err.Error(), `"insecureSSL"`) {
 		t.Errorf("foreign certificate: %v", err)
 	}
-	if _, err := invoke(mustOpen(t, properties(server, bucket, "insecureSSL", "true")), "list", ""); err != nil {
+	if _, err := invoke(binding.MustOpen(t, properties(server, bucket, "insecureSSL", "true")), "list", ""); err != nil {
 		t.Errorf("insecureSSL: %v", err)
 	}
 	// Without a scheme it is https, unless SSL is disabled.
-	if _, err := invoke(mustOpen(t, properties(server, bucket, "insecureSSL", "true", "endpoint", server.Addr)), "list", ""); err != nil {
+	if _, err := invoke(binding.MustOpen(t, properties(server, bucket, "insecureSSL", "true", "endpoint", server.Addr)), "list", ""); err != nil {
 		t.Errorf("no scheme: %v", err)
 	}
 	plain := servers.S3(t)
-	if _, err := invoke(mustOpen(t, properties(plain, plain.Bucket(), "disableSSL", "true", "endpoint", plain.Addr)), "list", ""); err != nil {
+	if _, err := invoke(binding.MustOpen(t, properties(plain, plain.Bucket(), "disableSSL", "true", "endpoint", plain.Addr)), "list", ""); err != nil {
 		t.Errorf("disableSSL: %v", err)
 	}
 }
@@ -405,7 +373,7 @@ func TestTLS(t *testing.T) {
 func TestBucketInHost(t *testing.T) {
 	server := servers.S3(t, servers.Setting("virtual-domain", "s3.test"))
 	bucket := server.Bucket()
-	b := mustOpen(t, properties(server, bucket, "forcePathStyle", "false", "endpoint", "http://s3.test"))
+	b := binding.MustOpen(t, properties(server, bucket, "forcePathStyle", "false", "endpoint", "http://s3.test"))
 	// Names end at the server, as nobody here resolves them.
 	b.client.http.Transport.(*http.Transport).DialContext = func(ctx context.Context, network, _ string) (net.Conn, error) {
 		return new(net.Dialer).DialContext(ctx, network, server.Addr)
@@ -434,7 +402,7 @@ func TestRefusals(t *testing.T) {
 		{"secretKey", "wrong", `"secretKey"`},
 		{"bucket", "no-such-bucket", `make the bucket`},
 	} {
-		_, err := invoke(mustOpen(t, properties(server, bucket, tc.property, tc.value)), "get", "", "key", "a")
+		_, err := invoke(binding.MustOpen(t, properties(server, bucket, tc.property, tc.value)), "get", "", "key", "a")
 		if err == nil || !strings.Contains(err.Error(), tc.err) || strings.Contains(err.Error(), server.SecretKey) {
 			t.Errorf("%s: error %v, want one with %q", tc.property, err, tc.err)
 		}
@@ -444,7 +412,7 @@ func TestRefusals(t *testing.T) {
 func TestRestart(t *testing.T) {
 	t.Setenv("AWS_MAX_ATTEMPTS", "1") // no pauses while it is down
 	server := servers.S3(t, servers.Own())
-	b := mustOpen(t, properties(server, server.Bucket()))
+	b := binding.MustOpen(t, properties(server, server.Bucket()))
 	if _, err := invoke(b, "create", "x", "key", "a"); err != nil {
 		t.Fatal(err)
 	}

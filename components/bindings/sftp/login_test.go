@@ -95,7 +95,7 @@ func TestProofs(t *testing.T) {
 			for k, v := range test.more {
 				own[k] = v
 			}
-			b, err := open(t, own)
+			b, err := binding.Open(t, own)
 			if test.want != "" {
 				if err == nil || !strings.Contains(err.Error(), test.want) {
 					t.Errorf("error %v, want one with %s", err, test.want)
@@ -168,7 +168,7 @@ func TestPassword(t *testing.T) {
 		for _, password := range []string{"s3:cr@t", "wrong"} {
 			t.Run(fmt.Sprint("interactive ", interactive, " ", password), func(t *testing.T) {
 				address, key := passwordServer(t, interactive)
-				b, err := open(t, map[string]string{"address": address, "username": "ann", "password": password, "hostPublicKey": key, "rootPath": t.TempDir()})
+				b, err := binding.Open(t, map[string]string{"address": address, "username": "ann", "password": password, "hostPublicKey": key, "rootPath": t.TempDir()})
 				if password == "wrong" {
 					if err == nil || !strings.Contains(err.Error(), "unable to authenticate") || strings.Contains(err.Error(), "wrong") {
 						t.Errorf("error %v", err)

@@ -18,33 +18,15 @@ import (
 
 	"outrigger.dev/components"
 	"outrigger.dev/components/bindings"
+	"outrigger.dev/components/bindings/bindingstest"
 	"outrigger.dev/components/bindings/sftp"
 	"outrigger.dev/test/servers"
 )
 
 func TestMain(m *testing.M) { servers.Main(m) }
 
-func within(t testing.TB) context.Context {
-	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
-	t.Cleanup(cancel)
-	return ctx
-}
-
-func open(t testing.TB, properties map[string]string) (bindings.Output, error) {
-	t.Helper()
-	var r components.Registry
-	sftp.Register(&r)
-	d, err := r.Lookup(components.Bindings, "sftp", "v1")
-	if err != nil {
-		t.Fatal(err)
-	}
-	b, err := d.Open(within(t), components.Instance{Name: "files", Properties: properties})
-	if err != nil {
-		return nil, err
-	}
-	t.Cleanup(func() { b.(bindings.Binding).Close() })
-	return b.(bindings.Output), nil
-}
+// binding is the type under test.
+var binding = bindingstest.Type[bindings.Output]{Register: sftp.Register, Name: "sftp"}
 
 // properties are those that log in at a server, with a root of the test's own.
 func properties(t testing.TB, s *servers.SFTPServer) (own map[string]string, root string) {
@@ -59,29 +41,12 @@ func mustOpen(t testing.TB, s *servers.SFTPServer, more map[string]string) (b bi
 	for k, v := range more {
 		own[k] = v
 	}
-	b, err := open(t, own)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return b, root
-}
-
-func invoke(t testing.TB, b bindings.Output, operation, name, data string) (string, error) {
-	t.Helper()
-	metadata := map[string]string{}
-	if name != "" {
-		metadata["fileName"] = name
-	}
-	response, err := b.Invoke(within(t), bindings.Request{Operation: operation, Data: []byte(data), Metadata: metadata})
-	if err != nil || response == nil {
-		return "", err
-	}
-	return string(response.Data), nil
+	return binding.MustOpen(t, own), root
 }
 
 func must(t testing.TB, b bindings.Output, operation, name, data string) string {
 	t.Helper()
-	got, err := invoke(t, b, operation, name, data)
+	got, err := bindingstest.InvokeFile(b, operation, name, data)
 	if err != nil {
 		t.Fatalf("%s %s: %v", operation, name, err)
 	}
@@ -138,7 +103,7 @@ func TestOperations(t *testing.T) {
 					t.Errorf("answer %q", got)
 				}
 				for _, operation := range []string{"get", "delete"} {
-					if _, err := invoke(t, b, operation, name, ""); err == nil || !strings.Contains(err.Error(), "file not found: "+name) {
+					if _, err := bindingstest.InvokeFile(b, operation, name, ""); err == nil || !strings.Contains(err.Error(), "file not found: "+name) {
 						t.Errorf("%s after delete: %v", operation, err)
 					}
 				}
@@ -185,7 +150,7 @@ func TestNothingLeavesTheRoot(t *testing.T) {
 	t.Run("server without real paths", func(t *testing.T) {
 		address, key := passwordServer(t, false)
 		root := filepath.Join(t.TempDir(), "root")
-		b, err := open(t, map[string]string{"address": address, "username": "ann", "password": "s3:cr@t", "hostPublicKey": key, "rootPath": root})
+		b, err := binding.Open(t, map[string]string{"address": address, "username": "ann", "password": "s3:cr@t", "hostPublicKey": key, "rootPath": root})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -213,7 +178,7 @@ func nothingLeaves(t *testing.T, b bindings.Output, root string) {
 	must(t, b, "create", "deep/er/file", "x")
 	for _, name := range []string{"dir", "dir/secret", "dir/new/deep", "file", "dangling", "up", "over"} {
 		for _, operation := range []string{"create", "get", "list", "delete"} {
-			if _, err := invoke(t, b, operation, name, "mine"); err == nil || !strings.Contains(err.Error(), "rootPath") {
+			if _, err := bindingstest.InvokeFile(b, operation, name, "mine"); err == nil || !strings.Contains(err.Error(), "rootPath") {
 				t.Errorf("%s %s: %v", operation, name, err)
 			}
 		}
@@ -254,7 +219,7 @@ func TestRequestErrors(t *testing.T) {
 		{"delete", "dir", `cannot delete "dir"`}, // it is not empty
 		{"copy", "a", `"copy"`},
 	} {
-		if _, err := invoke(t, b, test.operation, test.name, "x"); err == nil || !strings.Contains(err.Error(), test.want) {
+		if _, err := bindingstest.InvokeFile(b, test.operation, test.name, "x"); err == nil || !strings.Contains(err.Error(), test.want) {
 			t.Errorf("%s %q: %v, want an error with %s", test.operation, test.name, err, test.want)
 		}
 	}
@@ -270,7 +235,7 @@ func TestReconnects(t *testing.T) {
 	must(t, b, "create", "file", "x")
 	for range 2 {
 		server.Kill()
-		if _, err := invoke(t, b, "get", "file", ""); err == nil || !strings.Contains(err.Error(), server.Addr) {
+		if _, err := bindingstest.InvokeFile(b, "get", "file", ""); err == nil || !strings.Contains(err.Error(), server.Addr) {
 			t.Errorf("without a server: %v", err)
 		}
 		server.Start()
@@ -293,11 +258,11 @@ func TestConcurrentRequests(t *testing.T) {
 	for i := range 40 {
 		wg.Go(func() {
 			name, data := fmt.Sprintf("%d/file", i%7), strings.Repeat(fmt.Sprint(i%7), 1000)
-			if _, err := invoke(t, b, "create", name+fmt.Sprint(i), data); err != nil {
+			if _, err := bindingstest.InvokeFile(b, "create", name+fmt.Sprint(i), data); err != nil {
 				t.Error(err)
 				return
 			}
-			if got, err := invoke(t, b, "get", name+fmt.Sprint(i), ""); err != nil || got != data {
+			if got, err := bindingstest.InvokeFile(b, "get", name+fmt.Sprint(i), ""); err != nil || got != data {
 				t.Errorf("%d bytes, %v", len(got), err)
 			}
 			ctx, cancel := context.WithCancel(context.Background())
@@ -313,7 +278,7 @@ func TestConcurrentRequests(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if _, err := invoke(t, b, "get", "0/file0", ""); err == nil || !strings.Contains(err.Error(), "closed") {
+	if _, err := bindingstest.InvokeFile(b, "get", "0/file0", ""); err == nil || !strings.Contains(err.Error(), "closed") {
 		t.Errorf("after Close: %v", err)
 	}
 	limit := time.After(10 * time.Second)
@@ -357,9 +322,9 @@ func TestRequestsGivenUp(t *testing.T) {
 			name := fmt.Sprint("file", i)
 			for n := range 25 {
 				data := fmt.Sprint(i, "-", n)
-				if _, err := invoke(t, b, "create", name, data); err != nil {
+				if _, err := bindingstest.InvokeFile(b, "create", name, data); err != nil {
 					t.Error(err)
-				} else if got, err := invoke(t, b, "get", name, ""); err != nil || got != data {
+				} else if got, err := bindingstest.InvokeFile(b, "get", name, ""); err != nil || got != data {
 					t.Errorf("got %q, %v", got, err)
 				}
 			}
@@ -379,15 +344,9 @@ func TestServerThatHangs(t *testing.T) {
 	defer silent.Close()
 	own, _ := properties(t, servers.SFTP(t))
 	own["address"] = silent.Addr().String()
-	var r components.Registry
-	sftp.Register(&r)
-	d, err := r.Lookup(components.Bindings, "sftp", "")
-	if err != nil {
-		t.Fatal(err)
-	}
-	ctx, cancel := context.WithTimeout(within(t), 100*time.Millisecond)
+	ctx, cancel := context.WithTimeout(bindingstest.Within(t), 100*time.Millisecond)
 	defer cancel()
-	if _, err := d.Open(ctx, components.Instance{Properties: own}); !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), silent.Addr().String()) {
+	if _, err := binding.Descriptor(t).Open(ctx, components.Instance{Properties: own}); !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), silent.Addr().String()) {
 		t.Errorf("open: %v", err)
 	}
 }

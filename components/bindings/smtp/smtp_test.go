@@ -13,36 +13,16 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"time"
 
-	"outrigger.dev/components"
 	"outrigger.dev/components/bindings"
+	"outrigger.dev/components/bindings/bindingstest"
 	"outrigger.dev/test/servers"
 )
 
 func TestMain(m *testing.M) { servers.Main(m) }
 
-func within(t testing.TB) context.Context {
-	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
-	t.Cleanup(cancel)
-	return ctx
-}
-
-func open(t testing.TB, properties map[string]string) (*Binding, error) {
-	t.Helper()
-	var r components.Registry
-	Register(&r)
-	d, err := r.Lookup(components.Bindings, "smtp", "v1")
-	if err != nil {
-		t.Fatal(err)
-	}
-	b, err := d.Open(within(t), components.Instance{Name: "mail", Properties: properties})
-	if err != nil {
-		return nil, err
-	}
-	t.Cleanup(func() { b.(*Binding).Close() })
-	return b.(*Binding), nil
-}
+// binding is the type under test.
+var binding = bindingstest.Type[*Binding]{Register: Register, Name: "smtp"}
 
 func mustOpen(t testing.TB, server *servers.SMTPServer, properties map[string]string) *Binding {
 	t.Helper()
@@ -50,15 +30,11 @@ func mustOpen(t testing.TB, server *servers.SMTPServer, properties map[string]st
 	for k, v := range properties {
 		all[k] = v
 	}
-	b, err := open(t, all)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return b
+	return binding.MustOpen(t, all)
 }
 
 func send(t testing.TB, b *Binding, data string, metadata map[string]string) error {
-	response, err := b.Invoke(within(t), bindings.Request{Operation: bindings.Create, Data: []byte(data), Metadata: metadata})
+	response, err := b.Invoke(bindingstest.Within(t), bindings.Request{Operation: bindings.Create, Data: []byte(data), Metadata: metadata})
 	if response != nil {
 		t.Errorf("response %v", response)
 	}
@@ -228,7 +204,7 @@ func TestRequestErrors(t *testing.T) {
 	if n := len(server.Mails("request-errors@example.com")); n > 0 {
 		t.Errorf("%d mails were sent", n)
 	}
-	if _, err := b.Invoke(within(t), bindings.Request{Operation: "get"}); err == nil || !strings.Contains(err.Error(), `"get"`) {
+	if _, err := b.Invoke(bindingstest.Within(t), bindings.Request{Operation: "get"}); err == nil || !strings.Contains(err.Error(), `"get"`) {
 		t.Errorf("get: %v", err)
 	}
 }
@@ -246,7 +222,7 @@ func TestMetadataErrors(t *testing.T) {
 		{map[string]string{"host": "h", "emailCC": "a@example.com;b"}, `"emailCC"`},
 		{map[string]string{"host": "h", "emailFrom": "a@example.com;b@example.com"}, "one sender"},
 	} {
-		if _, err := open(t, test.properties); err == nil || !strings.Contains(err.Error(), test.want) {
+		if _, err := binding.Open(t, test.properties); err == nil || !strings.Contains(err.Error(), test.want) {
 			t.Errorf("%v: %v, want an error with %s", test.properties, err, test.want)
 		}
 	}
@@ -260,11 +236,8 @@ func TestSilentServer(t *testing.T) {
 	}
 	defer silent.Close()
 	_, port, _ := net.SplitHostPort(silent.Addr().String())
-	b, err := open(t, map[string]string{"host": "127.0.0.1", "port": port, "emailFrom": "a@example.com", "emailTo": "b@example.com", "subject": "s"})
-	if err != nil {
-		t.Fatal(err)
-	}
-	ctx, cancel := context.WithCancel(within(t))
+	b := binding.MustOpen(t, map[string]string{"host": "127.0.0.1", "port": port, "emailFrom": "a@example.com", "emailTo": "b@example.com", "subject": "s"})
+	ctx, cancel := context.WithCancel(bindingstest.Within(t))
 	done := make(chan error, 1)
 	invoke := func(ctx context.Context) {
 		go func() {
@@ -282,7 +255,7 @@ func TestSilentServer(t *testing.T) {
 	if err := <-done; !errors.Is(err, context.Canceled) || !strings.Contains(err.Error(), port) {
 		t.Errorf("cancelled: %v", err)
 	}
-	invoke(within(t))
+	invoke(bindingstest.Within(t))
 	for range 2 {
 		if err := b.Close(); err != nil {
 			t.Fatal(err)

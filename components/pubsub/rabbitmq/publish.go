@@ -5,8 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"hash/maphash"
-	"math"
-	"strconv"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -23,8 +21,6 @@ const (
 	// attempts is how often a message is published that did not reach the broker, attemptWait apart (Dapr API, pubsub.rabbitmq).
 	attempts    = 3
 	attemptWait = 2 * time.Second
-	// confirmLimit is how long the broker has for its confirmation.
-	confirmLimit = 30 * time.Second
 	// closeLimit is how long Close waits for channels that are just being opened.
 	closeLimit = 5 * time.Second
 	// nameLimit is the longest short string of AMQP, in bytes. A longer one would end the connection.
@@ -32,12 +28,7 @@ const (
 	// largeMessage is from how many bytes on publishing without confirmations makes sure that the broker takes a message of that
 	// size, which costs an exchange of words with it.
 	largeMessage = 128 << 10
-	// maxExpiration is the longest life that RabbitMQ counts, in milliseconds.
-	maxExpiration = math.MaxUint32
 )
-
-// errNotTaken is the broker's negative confirmation. No repetition by us helps: a queue that is full stays so for a while.
-var errNotTaken = errors.New("the broker refuses the message (negative confirm)")
 
 // errLost says that the connection ended before the broker confirmed, errChannelLost that only the channel did, which a new
 // one makes good.
@@ -134,7 +125,7 @@ func (b *Broker) Publish(ctx context.Context, req pubsub.PublishRequest) error {
 			return pubsub.ErrClosed
 		case rabbitmqclient.Permanent(err):
 			return pubsub.Terminal(b.failed(req.Topic, err))
-		case attempt == attempts || ctx.Err() != nil || errors.Is(err, errNotTaken):
+		case attempt == attempts || ctx.Err() != nil || errors.Is(err, rabbitmqclient.ErrNotTaken):
 			return pubsub.Transient(b.failed(req.Topic, err))
 		}
 		if attempt == 1 && errors.Is(err, errChannelLost) {
@@ -174,7 +165,7 @@ func (b *Broker) publish(ctx context.Context, topic, key string, msg amqp.Publis
 	if err != nil {
 		return err
 	}
-	if err := takes(c.conn); err != nil {
+	if err := c.conn.Taking(); err != nil {
 		return err
 	}
 	if most := b.limit.Load(); most != nil && most.conn == c.conn && int64(len(msg.Body)) > most.bytes {
@@ -191,14 +182,8 @@ func (b *Broker) publish(ctx context.Context, topic, key string, msg amqp.Publis
 	case confirm == nil:
 		return nil
 	}
-	timer := time.NewTimer(confirmLimit)
-	defer timer.Stop()
-	select {
-	case <-confirm.Done():
-	case <-ctx.Done():
-		return fmt.Errorf("no confirmation before the request ended: %w", context.Cause(ctx))
-	case <-timer.C:
-		return fmt.Errorf("no confirmation within %s", confirmLimit)
+	if err := rabbitmqclient.AwaitConfirm(ctx, confirm); err != nil {
+		return err
 	}
 	switch {
 	case confirm.Acked():
@@ -206,7 +191,7 @@ func (b *Broker) publish(ctx context.Context, topic, key string, msg amqp.Publis
 	case c.ch.IsClosed():
 		return b.lost(c, topic, &msg)
 	default:
-		return errNotTaken
+		return rabbitmqclient.ErrNotTaken
 	}
 }
 
@@ -265,14 +250,6 @@ func (b *Broker) withTurn(ctx context.Context, l *lane, f func() error) error {
 	}
 }
 
-// takes is an error while the broker does not even read from those who publish.
-func takes(conn *rabbitmqclient.Connection) error {
-	if reason, blocked := conn.Blocked(); blocked {
-		return fmt.Errorf("the broker takes no messages at the moment: %s", reason)
-	}
-	return nil
-}
-
 func (b *Broker) laneOf(topic string) uint64 {
 	if b.options.PublisherConfirm {
 		return b.nextLane.Add(1) % laneCount
@@ -290,7 +267,7 @@ func (b *Broker) prepare(l *lane, topic string) (*laneChannel, error) {
 		if err != nil {
 			return nil, err
 		}
-		if err := takes(conn); err != nil {
+		if err := conn.Taking(); err != nil {
 			return nil, err
 		}
 		c = &laneChannel{conn: conn, ended: make(chan struct{})}
@@ -312,7 +289,7 @@ func (b *Broker) prepare(l *lane, topic string) (*laneChannel, error) {
 	if b.isDeclared(c.conn, topic) {
 		return c, nil
 	}
-	if err := takes(c.conn); err != nil {
+	if err := c.conn.Taking(); err != nil {
 		return nil, err
 	}
 	if err := c.conn.Call(func() error { return b.declareExchange(c.ch, topic) }); err != nil {
@@ -361,7 +338,7 @@ func (b *Broker) message(req pubsub.PublishRequest) (key string, msg amqp.Publis
 		case strings.EqualFold(name, "type"):
 			target = &msg.Type
 		case strings.EqualFold(name, "priority"):
-			if msg.Priority, err = priority(name, value); err != nil {
+			if msg.Priority, err = rabbitmqclient.Priority(name, value); err != nil {
 				return "", msg, err
 			}
 			continue
@@ -374,9 +351,9 @@ func (b *Broker) message(req pubsub.PublishRequest) (key string, msg amqp.Publis
 		*target = value
 	}
 	if ttl, ok := pubsub.TTL(req.Metadata); ok {
-		msg.Expiration = expiration(ttl)
+		msg.Expiration = rabbitmqclient.Expiration(ttl)
 	} else if b.options.TTL != nil && *b.options.TTL > 0 {
-		msg.Expiration = expiration(*b.options.TTL)
+		msg.Expiration = rabbitmqclient.Expiration(*b.options.TTL)
 	}
 	return key, msg, nil
 }
@@ -386,21 +363,4 @@ func checkName(name, value string) error {
 		return fmt.Errorf("the %s has %d bytes, but AMQP carries at most %d: shorten it", name, len(value), nameLimit)
 	}
 	return nil
-}
-
-// priority reads a priority, which is clamped to what AMQP carries.
-func priority(name, value string) (uint8, error) {
-	if value == "" {
-		return 0, nil
-	}
-	n, err := strconv.ParseInt(strings.TrimSpace(value), 10, 64)
-	if err != nil && !errors.Is(err, strconv.ErrRange) { // out of range it is the nearest number
-		return 0, fmt.Errorf("metadata %s is %q, but must be a whole number from 0 to 255", name, value)
-	}
-	return uint8(min(max(n, 0), math.MaxUint8)), nil
-}
-
-// expiration is a life as AMQP carries it, in milliseconds.
-func expiration(ttl time.Duration) string {
-	return strconv.FormatInt(min(ttl.Milliseconds(), maxExpiration), 10)
 }

@@ -16,12 +16,13 @@ import (
 	"google.golang.org/grpc/codes"
 
 	"outrigger.dev/components/pubsub"
+	"outrigger.dev/components/rabbitmqclient/rabbitmqtest"
 	"outrigger.dev/test/servers"
 )
 
 func TestPublishedProperties(t *testing.T) {
 	s := servers.RabbitMQ(t)
-	ch := admin(t, s)
+	ch := rabbitmqtest.Admin(t, s)
 	for _, test := range []struct {
 		name     string
 		p        props
@@ -67,7 +68,7 @@ func TestPublishRefusals(t *testing.T) {
 	s := servers.RabbitMQ(t)
 	long := strings.Repeat("x", 256)
 	other := topicName(t)
-	if err := admin(t, s).ExchangeDeclare(other, "direct", false, false, false, false, nil); err != nil {
+	if err := rabbitmqtest.Admin(t, s).ExchangeDeclare(other, "direct", false, false, false, false, nil); err != nil {
 		t.Fatal(err)
 	}
 	b := open(t, s, nil)
@@ -97,13 +98,13 @@ func TestPublishRefusals(t *testing.T) {
 func TestNegativeConfirm(t *testing.T) {
 	s := servers.RabbitMQ(t)
 	b, topic := open(t, s, props{"publisherConfirm": "true"}), topicName(t)
-	ch := admin(t, s)
+	ch := rabbitmqtest.Admin(t, s)
 	publish(t, b, topic, "makes the exchange", nil)
 	queue := bound(t, ch, topic, "", amqp.Table{amqp.QueueMaxLenArg: 1, amqp.QueueOverflowArg: amqp.QueueOverflowRejectPublish})
 	publish(t, b, topic, "fits", nil)
 	wantCode(t, tryPublish(t, b, topic, "does not", nil), codes.Unavailable, "refuses the message", topic, s.Addr)
 	next(t, ch, queue)
-	eventually(t, "room again", func() error { return tryPublish(t, b, topic, "fits again", nil) })
+	rabbitmqtest.Eventually(t, "room again", func() error { return tryPublish(t, b, topic, "fits again", nil) })
 }
 
 // TestExchangeVanishes is what happens when the last queue of an exchange that is deleted when unused goes.
@@ -116,8 +117,8 @@ func TestExchangeVanishes(t *testing.T) {
 		publish(t, b, topic, fmt.Sprint(i), nil)
 	}
 	in.close(t)
-	ch := admin(t, s)
-	eventually(t, "the exchange is gone", func() error {
+	ch := rabbitmqtest.Admin(t, s)
+	rabbitmqtest.Eventually(t, "the exchange is gone", func() error {
 		err := ch.ExchangeDeclarePassive(topic, "fanout", true, true, false, false, nil)
 		if err == nil {
 			return errors.New("it is there")
@@ -251,7 +252,7 @@ func TestUnansweredConfirm(t *testing.T) {
 		if !errors.Is(err, context.Canceled) {
 			t.Fatalf("error %v", err)
 		}
-	case <-time.After(patience):
+	case <-time.After(rabbitmqtest.Patience):
 		t.Fatal("publishing does not end with its context")
 	}
 	// Once the broker can be heard again, publishing goes on.
@@ -277,7 +278,7 @@ func TestLostConnection(t *testing.T) {
 				}
 				g.cut()
 				// Without confirmations what is published before is lost, as nobody can know.
-				eventually(t, "the loss is noticed", func() error {
+				rabbitmqtest.Eventually(t, "the loss is noticed", func() error {
 					if !old.IsClosed() {
 						return errors.New("not yet")
 					}
@@ -301,7 +302,7 @@ func TestBlocked(t *testing.T) {
 	if err := b.Publish(ctx, pubsub.PublishRequest{Topic: "t", Data: []byte("m")}); !errors.Is(err, context.DeadlineExceeded) {
 		t.Fatalf("error %v, want that of the deadline", err)
 	}
-	eventually(t, "the alarm is known", func() error {
+	rabbitmqtest.Eventually(t, "the alarm is known", func() error {
 		c, err := b.publishing.Connection(t.Context())
 		if err != nil {
 			return err
@@ -370,7 +371,7 @@ func TestRefusedExchange(t *testing.T) {
 	b, topic, other := open(t, s, props{"publisherConfirm": "true"}), topicName(t), topicName(t)
 	in := subscribe(t, b, other, nil, nil)
 	publish(t, b, topic, "makes the exchange", nil)
-	ch := admin(t, s)
+	ch := rabbitmqtest.Admin(t, s)
 	if err := ch.ExchangeDelete(topic, false, false); err != nil {
 		t.Fatal(err)
 	}

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
 	"strings"
 	"sync"
 	"testing"
@@ -16,25 +15,13 @@ import (
 
 	"outrigger.dev/components"
 	"outrigger.dev/components/pubsub"
+	"outrigger.dev/components/rabbitmqclient/rabbitmqtest"
 	"outrigger.dev/test/servers"
 )
 
 func TestMain(m *testing.M) { servers.Main(m) }
 
-// patience is how long a test waits for what must happen.
-const patience = 30 * time.Second
-
 type props = map[string]string
-
-// logTo sends a component's log to the test's, as long as that runs.
-type logTo struct{ tb testing.TB }
-
-func (l logTo) Write(p []byte) (int, error) {
-	if l.tb.Context().Err() == nil {
-		l.tb.Log(strings.TrimSpace(string(p)))
-	}
-	return len(p), nil
-}
 
 // tryOpen opens a component with the properties, as a sidecar does.
 func tryOpen(tb testing.TB, p props) (*Broker, error) {
@@ -45,10 +32,9 @@ func tryOpen(tb testing.TB, p props) (*Broker, error) {
 	if err != nil {
 		tb.Fatal(err)
 	}
-	ctx, cancel := context.WithTimeout(tb.Context(), patience)
+	ctx, cancel := context.WithTimeout(tb.Context(), rabbitmqtest.Patience)
 	defer cancel()
-	log := slog.New(slog.NewTextHandler(logTo{tb}, &slog.HandlerOptions{Level: slog.LevelDebug}))
-	c, err := d.Open(ctx, components.Instance{Name: "pubsub", Properties: p, Log: log})
+	c, err := d.Open(ctx, components.Instance{Name: "pubsub", Properties: p, Log: rabbitmqtest.Log(tb)})
 	if err != nil {
 		return nil, err
 	}
@@ -75,21 +61,6 @@ func open(tb testing.TB, s *servers.RabbitMQServer, p props) *Broker {
 	return b
 }
 
-// admin is a channel of a plain client.
-func admin(t *testing.T, s *servers.RabbitMQServer) *amqp.Channel {
-	t.Helper()
-	conn, err := amqp.Dial(s.ConnectionString())
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { conn.Close() })
-	ch, err := conn.Channel()
-	if err != nil {
-		t.Fatal(err)
-	}
-	return ch
-}
-
 // bound makes a queue that receives what is published to a topic.
 func bound(t *testing.T, ch *amqp.Channel, topic, key string, args amqp.Table) string {
 	t.Helper()
@@ -107,7 +78,7 @@ func bound(t *testing.T, ch *amqp.Channel, topic, key string, args amqp.Table) s
 func next(t *testing.T, ch *amqp.Channel, queue string) amqp.Delivery {
 	t.Helper()
 	var d amqp.Delivery
-	eventually(t, "a message in "+queue, func() error {
+	rabbitmqtest.Eventually(t, "a message in "+queue, func() error {
 		var ok bool
 		var err error
 		if d, ok, err = ch.Get(queue, true); err == nil && !ok {
@@ -116,25 +87,6 @@ func next(t *testing.T, ch *amqp.Channel, queue string) amqp.Delivery {
 		return err
 	})
 	return d
-}
-
-// eventually waits until a condition holds.
-func eventually(t *testing.T, what string, condition func() error) {
-	t.Helper()
-	deadline := time.After(patience)
-	tick := time.NewTicker(5 * time.Millisecond)
-	defer tick.Stop()
-	for {
-		err := condition()
-		if err == nil {
-			return
-		}
-		select {
-		case <-tick.C:
-		case <-deadline:
-			t.Fatalf("%s: %v", what, err)
-		}
-	}
 }
 
 func topicName(t *testing.T) string {
@@ -149,7 +101,7 @@ func publish(t *testing.T, b *Broker, topic, data string, metadata props) {
 }
 
 func tryPublish(t *testing.T, b *Broker, topic, data string, metadata props) error {
-	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	ctx, cancel := context.WithTimeout(t.Context(), rabbitmqtest.Patience)
 	defer cancel()
 	return b.Publish(ctx, pubsub.PublishRequest{Topic: topic, Data: []byte(data), Metadata: metadata})
 }
@@ -167,7 +119,7 @@ type inbox struct {
 func subscribe(t *testing.T, b *Broker, topic string, metadata props, judge func(ctx context.Context, data string) error) *inbox {
 	t.Helper()
 	in := &inbox{arrived: make(chan string, 100_000)}
-	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	ctx, cancel := context.WithTimeout(t.Context(), rabbitmqtest.Patience)
 	defer cancel()
 	var err error
 	in.Subscription, err = b.Subscribe(ctx, pubsub.SubscribeRequest{Topic: topic, Metadata: metadata}, func(ctx context.Context, m *pubsub.Message) error {
@@ -196,7 +148,7 @@ func (in *inbox) take(t *testing.T) string {
 	select {
 	case s := <-in.arrived:
 		return s
-	case <-time.After(patience):
+	case <-time.After(rabbitmqtest.Patience):
 		t.Fatal("no message")
 		return ""
 	}

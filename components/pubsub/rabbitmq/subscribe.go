@@ -125,7 +125,7 @@ func (b *Broker) queue(req pubsub.SubscribeRequest) (*queue, error) {
 		q.arguments["x-dead-letter-exchange"] = q.deadLetterExchange()
 	}
 	if text := property(req.Metadata, "maxPriority"); text != "" {
-		p, err := priority("maxPriority", text)
+		p, err := rabbitmqclient.Priority("maxPriority", text)
 		if err != nil {
 			return nil, err
 		}

@@ -13,6 +13,7 @@ import (
 	"google.golang.org/grpc/codes"
 
 	"outrigger.dev/components/pubsub"
+	"outrigger.dev/components/rabbitmqclient/rabbitmqtest"
 	"outrigger.dev/test/servers"
 )
 
@@ -64,7 +65,7 @@ func TestTopology(t *testing.T) {
 			}
 			subscribe(t, open(t, s, test.p), topic, metadata, nil)
 			// Declaring again succeeds for the same properties only.
-			ch := admin(t, s)
+			ch := rabbitmqtest.Admin(t, s)
 			if err := ch.ExchangeDeclare(topic, test.kind, test.durable, test.autoDelete, false, false, nil); err != nil {
 				t.Error(err)
 			}
@@ -86,7 +87,7 @@ func TestTopology(t *testing.T) {
 func TestSubscribeRefusals(t *testing.T) {
 	s := servers.RabbitMQ(t)
 	topic := topicName(t)
-	if _, err := admin(t, s).QueueDeclare("app-"+topic, false, false, false, false, nil); err != nil {
+	if _, err := rabbitmqtest.Admin(t, s).QueueDeclare("app-"+topic, false, false, false, false, nil); err != nil {
 		t.Fatal(err)
 	}
 	for _, test := range []struct {
@@ -138,7 +139,7 @@ func TestConsumedMetadata(t *testing.T) {
 		t.Run(test.on, func(t *testing.T) {
 			b, topic := open(t, s, props{"publishMessagePropertiesToMetadata": test.on}), topicName(t)
 			in := subscribe(t, b, topic, nil, nil)
-			err := admin(t, s).PublishWithContext(t.Context(), topic, "", false, false, amqp.Publishing{
+			err := rabbitmqtest.Admin(t, s).PublishWithContext(t.Context(), topic, "", false, false, amqp.Publishing{
 				MessageId: "m1", CorrelationId: "c1", Type: "t1", ContentType: "text/plain", Body: []byte("m"),
 				Headers: amqp.Table{"text": "v", "number": int32(7), "yes": true, "table": amqp.Table{"k": "v"}, "at": time.Date(2024, 5, 6, 7, 8, 9, 0, time.UTC), "not a name": "x"},
 			})
@@ -155,7 +156,7 @@ func TestConsumedMetadata(t *testing.T) {
 
 func TestRejected(t *testing.T) {
 	s := servers.RabbitMQ(t)
-	ch := admin(t, s)
+	ch := rabbitmqtest.Admin(t, s)
 	once := func() func(context.Context, string) error {
 		var calls atomic.Int32
 		return func(context.Context, string) error {
@@ -167,7 +168,7 @@ func TestRejected(t *testing.T) {
 	}
 	empty := func(t *testing.T, queue string) {
 		t.Helper()
-		eventually(t, queue+" is empty", func() error {
+		rabbitmqtest.Eventually(t, queue+" is empty", func() error {
 			q, err := ch.QueueDeclarePassive(queue, true, true, false, false, nil)
 			if err == nil && q.Messages > 0 {
 				err = fmt.Errorf("it has %d messages", q.Messages)
@@ -239,7 +240,7 @@ func TestExpiry(t *testing.T) {
 	b, topic := open(t, s, kept(props{"enableDeadLetter": "true", "concurrencyMode": "single"})), topicName(t)
 	subscribe(t, b, topic, nil, nil).close(t)
 	publish(t, b, topic, "short", props{"ttl": "1ms"})
-	if d := next(t, admin(t, s), "dlq-app-"+topic); string(d.Body) != "short" {
+	if d := next(t, rabbitmqtest.Admin(t, s), "dlq-app-"+topic); string(d.Body) != "short" {
 		t.Errorf("dead letter %q", d.Body)
 	}
 	publish(t, b, topic, "long", props{"ttlInSeconds": "100"})
@@ -281,8 +282,8 @@ func TestConcurrency(t *testing.T) {
 			}
 			if test.name == "parallel with prefetch" {
 				// The broker keeps the rest.
-				ch := admin(t, s)
-				eventually(t, "the rest is in the queue", func() error {
+				ch := rabbitmqtest.Admin(t, s)
+				rabbitmqtest.Eventually(t, "the rest is in the queue", func() error {
 					q, err := ch.QueueDeclarePassive("app-"+topic, true, true, false, false, nil)
 					if err == nil && q.Messages != 7 {
 						err = fmt.Errorf("%d", q.Messages)
@@ -378,8 +379,8 @@ func TestPause(t *testing.T) {
 	}
 	publish(t, b, topic, "after", nil)
 	close(release)
-	ch := admin(t, s)
-	eventually(t, "the one is acknowledged, the other waits", func() error {
+	ch := rabbitmqtest.Admin(t, s)
+	rabbitmqtest.Eventually(t, "the one is acknowledged, the other waits", func() error {
 		q, err := ch.QueueDeclarePassive("app-"+topic, true, false, false, false, nil)
 		if err == nil && (q.Messages != 1 || q.Consumers != 0) {
 			err = fmt.Errorf("%+v", q)
@@ -398,18 +399,18 @@ func TestQueueDeleted(t *testing.T) {
 	s := servers.RabbitMQ(t)
 	b, topic := open(t, s, kept(nil)), topicName(t)
 	in := subscribe(t, b, topic, nil, nil)
-	ch := admin(t, s)
+	ch := rabbitmqtest.Admin(t, s)
 	if err := ch.ExchangeDelete(topic, false, false); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := ch.QueueDelete("app-"+topic, false, false, false); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "it is made again", func() error {
-		_, err := admin(t, s).QueueDeclarePassive("app-"+topic, true, false, false, false, nil)
+	rabbitmqtest.Eventually(t, "it is made again", func() error {
+		_, err := rabbitmqtest.Admin(t, s).QueueDeclarePassive("app-"+topic, true, false, false, false, nil)
 		return err
 	})
-	eventually(t, "it consumes again", func() error {
+	rabbitmqtest.Eventually(t, "it consumes again", func() error {
 		publish(t, b, topic, "m", nil)
 		select {
 		case <-in.arrived:
@@ -457,7 +458,7 @@ func TestBrokerRestarts(t *testing.T) {
 	publish(t, b, topic, "marker", nil)
 	for in.take(t) != "marker" {
 	}
-	eventually(t, "the other subscription is back", func() error {
+	rabbitmqtest.Eventually(t, "the other subscription is back", func() error {
 		publish(t, plain, other, "m", nil)
 		select {
 		case <-gone.arrived:
@@ -470,7 +471,7 @@ func TestBrokerRestarts(t *testing.T) {
 	<-ended
 	publish(t, b, topic, "end", nil)
 	for _, box := range []*inbox{in, quorum} {
-		eventually(t, "all that was confirmed arrives", func() error {
+		rabbitmqtest.Eventually(t, "all that was confirmed arrives", func() error {
 			box.mu.Lock()
 			defer box.mu.Unlock()
 			seen := map[string]bool{}
