@@ -164,7 +164,8 @@ func (l Launch) start(ctx context.Context) (*Process, error) {
 		if r.Error == "" && r.Process != nil {
 			return r.Process, cmd.Process.Release()
 		}
-		_ = cmd.Wait() // it has nothing left to do
+		defer context.AfterFunc(ctx, func() { _ = cmd.Process.Kill() })()
+		_ = cmd.Wait() // it has nothing left to do, unless it is another program
 		return nil, fmt.Errorf("the local services did not start: %s (log: %s)", r.Error, LogFile(l.Dir))
 	case <-ctx.Done():
 		_ = cmd.Process.Kill()

@@ -220,6 +220,27 @@ func TestStartThatFails(t *testing.T) {
 	}
 }
 
+// A program that says something else and goes on is ended with the wait for it.
+func TestStartOfAnotherProgram(t *testing.T) {
+	t.Parallel()
+	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+	defer cancel()
+	ended := make(chan error, 1)
+	go func() {
+		_, _, err := Ensure(ctx, Launch{Dir: t.TempDir(), Command: []string{"sh", "-c", "echo hello; exec sleep 15"}})
+		ended <- err
+	}()
+	select {
+	case err := <-ended:
+		if err == nil || !strings.Contains(err.Error(), "ended without saying why") {
+			t.Errorf("error %v", err)
+		}
+	case <-time.After(10 * time.Second):
+		t.Error("Ensure waits for a program that says nothing of use")
+		<-ended
+	}
+}
+
 func TestUnusableDirectory(t *testing.T) {
 	t.Parallel()
 	file := filepath.Join(t.TempDir(), "file")

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"runtime/debug"
 	"sync"
 	"time"
 
@@ -178,7 +179,8 @@ func (r *reader) handle(ctx context.Context, event *contract.Event) ([]byte, err
 }
 
 // deliver brings an event to the app and does what the app's reply asks for.
-func (r *reader) deliver(ctx context.Context, event *contract.Event) ([]byte, error) {
+func (r *reader) deliver(ctx context.Context, event *contract.Event) (reply []byte, err error) {
+	defer r.rescue(&err)
 	answer, err := r.inbound(ctx, event)
 	if err = r.target.verdict(err); err != nil {
 		return nil, err
@@ -187,6 +189,15 @@ func (r *reader) deliver(ctx context.Context, event *contract.Event) ([]byte, er
 		r.send(ctx, answer)
 	}
 	return answer.data, nil
+}
+
+// rescue, deferred, makes of a panic an error: events are handled in goroutines of the components, where a panic over one of them
+// would take everything in the process down.
+func (r *reader) rescue(err *error) {
+	if p := recover(); p != nil {
+		*err = fmt.Errorf("the sidecar panicked over an event of input binding %s: %v; please report this defect", r.in.name, p)
+		r.block.options.Log.Error((*err).Error(), "stack", string(debug.Stack()))
+	}
 }
 
 // inbound is the one place where the app is called with an event: the inbound policy of the component belongs around it. Its error
@@ -200,7 +211,11 @@ func (r *reader) inbound(ctx context.Context, event *contract.Event) (answer, er
 func (r *reader) send(ctx context.Context, a answer) {
 	data := recode(a.data)
 	one := func(ctx context.Context, name string) error {
-		_, err := r.block.invoke(ctx, name, contract.Request{Operation: contract.Create, Data: data, Metadata: map[string]string{}})
+		err := func() (err error) {
+			defer r.rescue(&err)
+			_, err = r.block.invoke(ctx, name, contract.Request{Operation: contract.Create, Data: data, Metadata: map[string]string{}})
+			return err
+		}()
 		if err != nil {
 			r.block.options.Log.Error(fmt.Sprintf("error sending the reply to an event of input binding %s to output binding %s: %s", r.in.name, name, err))
 		}

@@ -15,7 +15,7 @@ import (
 
 // The pace of the consumer (Dapr API, transactional outbox: internal consumer).
 const (
-	// settleTime is how long a transaction is given before its marker is looked for.
+	// settleTime is how long a transaction is given before its marker is looked for, see settling.
 	settleTime = time.Second
 	// firstRetry is the wait after a failed attempt; every further one is retryFactor times as long, up to longestRetry.
 	firstRetry   = 500 * time.Millisecond
@@ -116,8 +116,10 @@ func (c *consumer) handle(ctx, waiting context.Context, data []byte) error {
 			c.queue.topic, c.queue.component, marker, markerPrefix)
 	}
 	waits := o.waits(o.options.Clock.Now().Add(patience))
-	if err := o.sleep(ctx, waiting, settleTime); err != nil {
-		return err
+	if d := o.settling(event); d > 0 {
+		if err := o.sleep(ctx, waiting, d); err != nil {
+			return err
+		}
 	}
 	for {
 		if c.finished.has(marker) {
@@ -141,6 +143,17 @@ func (c *consumer) handle(ctx, waiting context.Context, data []byte) error {
 			return c.giveUp(marker)
 		}
 	}
+}
+
+// settling is how long the marker of an event is not looked for. An event that has waited in the broker needs no more of it: a
+// broker that hands over one at a time would bring down a backlog by one a second. Times of events are cut to whole seconds.
+func (o *Outbox) settling(event *cloudevents.Event) time.Duration {
+	made, err := time.Parse(time.RFC3339, event.String(cloudevents.Time))
+	if err != nil {
+		return settleTime
+	}
+	age := max(o.options.Clock.Since(made), 0) - time.Second
+	return min(max(settleTime-age, 0), settleTime)
 }
 
 // find returns the name of the store that has a marker, or "". The error says which stores it may be in all the same.

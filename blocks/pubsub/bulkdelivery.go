@@ -161,7 +161,7 @@ func (r *running) single(e *pubsub.BulkEntry) *pubsub.Message {
 
 // attemptBulk is the one place where a bulk goes to the receiver.
 func (r *running) attemptBulk(ctx context.Context, d *bulkDelivery, errs []error, outcomes map[metrics.Outcome]int) {
-	results, err := r.bulkReceiver.deliverBulk(ctx, d)
+	results, err := r.askBulk(ctx, d)
 	if err != nil {
 		r.log.Warn(fmt.Sprintf("a bulk of %d messages on %s was not processed: %s", len(d.entries), &r.subscription, err))
 	}

@@ -116,7 +116,7 @@ func (r *running) handle(ctx context.Context, msg *pubsub.Message) error {
 // attempt is the one place where a single message goes to the receiver. What the receiver drops is put into the dead-letter
 // topic here, for a failure of that is a failure of the attempt.
 func (r *running) attempt(ctx context.Context, d *delivery) (verdict, error) {
-	what, err := r.receiver.deliver(ctx, d)
+	what, err := r.ask(ctx, d)
 	if err == nil && (what == dropped || what == missing) && r.subscription.DeadLetterTopic != "" {
 		if err := r.deadLetter(ctx, d.message); err != nil {
 			return what, fmt.Errorf("the app dropped the event, but the dead-letter topic %s did not take it: %w", r.subscription.DeadLetterTopic, err)

@@ -107,7 +107,7 @@ func (g *gatherer) flush() {
 					others = append(others, p)
 				}
 			}
-			errs := g.running.handleBulk(g.running.ctx, msg)
+			errs := g.running.guardedBulk(msg)
 			for i, p := range same {
 				if errs == nil {
 					p.result <- nil

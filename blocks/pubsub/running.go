@@ -132,7 +132,7 @@ func (r *running) take(ctx context.Context, msg *pubsub.Message) error {
 	if !r.enter() {
 		return hold(ctx)
 	}
-	err := r.process(r.ctx, msg)
+	err := r.guarded(msg)
 	later := err != nil && (errors.Is(err, errLater) || r.closing())
 	r.leave()
 	if later {
@@ -154,7 +154,7 @@ func (r *running) takeBulk(ctx context.Context, msg *pubsub.BulkMessage) []error
 	if !r.enter() {
 		return held()
 	}
-	errs := r.handleBulk(r.ctx, msg)
+	errs := r.guardedBulk(msg)
 	closing := r.closing()
 	r.leave()
 	if errs == nil || !closing {

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"net/url"
 	"sync"
 	"time"
 
@@ -21,6 +22,7 @@ const registryTimeout = 30 * time.Second
 // registry turns JSON into Avro and back, with the schemas of a schema registry. A value in Kafka is a zero byte, the
 // schema's number in four bytes, and the Avro encoding.
 type registry struct {
+	address  string // without credentials
 	client   *sr.Client
 	http     *http.Client
 	clock    clockwork.Clock
@@ -54,12 +56,22 @@ func newRegistry(o *Options, clock clockwork.Clock) (*registry, error) {
 			TLSClientConfig: &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: roots, InsecureSkipVerify: o.SkipVerify},
 		}},
 	}
-	opts := []sr.ClientOpt{sr.URLs(o.SchemaRegistryURL), sr.HTTPClient(r.http)}
+	at, err := url.Parse(o.SchemaRegistryURL)
+	if err != nil {
+		return nil, fmt.Errorf("metadata property \"schemaRegistryURL\" is not a URL: %w", err) // Check parsed it
+	}
+	user := at.User
+	at.User = nil // for the client library has the URL in its errors
+	r.address = at.String()
+	opts := []sr.ClientOpt{sr.URLs(r.address), sr.HTTPClient(r.http)}
 	if o.SchemaRegistryAPIKey != "" {
 		opts = append(opts, sr.BasicAuth(o.SchemaRegistryAPIKey, o.SchemaRegistryAPISecret))
+	} else if user != nil {
+		password, _ := user.Password()
+		opts = append(opts, sr.BasicAuth(user.Username(), password))
 	}
 	if r.client, err = sr.NewClient(opts...); err != nil {
-		return nil, fmt.Errorf("metadata property \"schemaRegistryURL\" is %q: %w", o.SchemaRegistryURL, err)
+		return nil, fmt.Errorf("metadata property \"schemaRegistryURL\" is %q: %w", r.address, err)
 	}
 	return r, nil
 }
@@ -74,7 +86,7 @@ func (c *Client) encode(ctx context.Context, topic string, data []byte) ([]byte,
 	subject := topic + "-value"
 	id, schema, err := c.registry.latestOf(ctx, subject)
 	if err != nil {
-		return nil, fmt.Errorf("no Avro schema for Kafka topic %q: subject %s at %s: %w", topic, subject, c.options.SchemaRegistryURL, err)
+		return nil, fmt.Errorf("no Avro schema for Kafka topic %q: subject %s at %s: %w", topic, subject, c.registry.address, err)
 	}
 	var value any
 	var opts []avro.Opt
@@ -106,7 +118,7 @@ func (c *Client) decode(ctx context.Context, value []byte) ([]byte, error) {
 	id := int(binary.BigEndian.Uint32(value[1:]))
 	schema, err := c.registry.schema(ctx, id)
 	if err != nil {
-		return nil, fmt.Errorf("no Avro schema %d at %s: %w", id, c.options.SchemaRegistryURL, err)
+		return nil, fmt.Errorf("no Avro schema %d at %s: %w", id, c.registry.address, err)
 	}
 	var opts []avro.Opt
 	if c.registry.avroJSON {

@@ -46,7 +46,7 @@ func (o *Options) Check() error {
 	}
 	if o.SchemaRegistryURL != "" {
 		if u, err := url.Parse(o.SchemaRegistryURL); err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" {
-			return fmt.Errorf("metadata property \"schemaRegistryURL\" is %q, which is not a URL: write e.g. http://localhost:8081", o.SchemaRegistryURL)
+			return fmt.Errorf("metadata property \"schemaRegistryURL\" is %q, which is not a URL: write e.g. http://localhost:8081", shown(o.SchemaRegistryURL))
 		}
 	} else if o.SchemaRegistryAPIKey != "" || o.SchemaRegistryAPISecret != "" {
 		return errors.New("metadata properties \"schemaRegistryAPIKey\" and \"schemaRegistryAPISecret\" need \"schemaRegistryURL\"")
@@ -55,6 +55,18 @@ func (o *Options) Check() error {
 		return errors.New("metadata properties \"schemaRegistryAPIKey\" and \"schemaRegistryAPISecret\" must be given together")
 	}
 	return nil
+}
+
+// shown is a URL, or what was meant to be one, as messages show it: without user and password.
+func shown(text string) string {
+	at := strings.LastIndexByte(text, '@')
+	if at < 0 {
+		return text
+	}
+	if scheme, _, ok := strings.Cut(text[:at], "://"); ok {
+		return scheme + "://" + text[at+1:]
+	}
+	return text[at+1:]
 }
 
 // brokers are the addresses of the property brokers, each with a port.
@@ -122,7 +134,7 @@ func (o *Options) checkAuth() error {
 		return err
 	}
 	if u, e := url.Parse(o.OIDCTokenEndpoint); o.OIDCTokenEndpoint != "" && (e != nil || u.Host == "") {
-		return fmt.Errorf("metadata property \"oidcTokenEndpoint\" is %q, which is not a URL: write e.g. https://login.example.com/token", o.OIDCTokenEndpoint)
+		return fmt.Errorf("metadata property \"oidcTokenEndpoint\" is %q, which is not a URL: write e.g. https://login.example.com/token", shown(o.OIDCTokenEndpoint))
 	}
 	if (o.ClientCert == "") != (o.ClientKey == "") {
 		return errors.New("metadata properties \"clientCert\" and \"clientKey\" must be given together")

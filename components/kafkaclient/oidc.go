@@ -95,7 +95,7 @@ func (s *tokenSource) auth(ctx context.Context) (oauth.Auth, error) {
 	if s.token == "" || !s.clock.Now().Before(s.until) {
 		token, life, err := s.fetch(ctx)
 		if err != nil {
-			return oauth.Auth{}, fmt.Errorf("no access token from %s: %w; check oidcTokenEndpoint, oidcClientID and its secret or assertion", s.endpoint, err)
+			return oauth.Auth{}, fmt.Errorf("no access token from %s: %w; check oidcTokenEndpoint, oidcClientID and its secret or assertion", shown(s.endpoint), err)
 		}
 		s.token, s.until = token, s.clock.Now().Add(max(life-tokenMargin, life/2))
 	}

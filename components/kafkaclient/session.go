@@ -3,6 +3,7 @@ package kafkaclient
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -38,7 +39,8 @@ type session struct {
 	retired []*worker // given up at a rebalance, perhaps with a handler that still runs
 	joined  map[string]bool
 	taken   map[string]bool // topics that the group has divided with us in it
-	fault   error           // the last error of the group
+	fault   error           // the last error of the group, or of fetching what faulty names
+	faulty  topicPartition
 }
 
 type topicPartition struct {
@@ -210,11 +212,14 @@ func (s *session) poll(ctx context.Context) {
 		}
 		fetches.EachError(s.disturbed)
 		s.mu.Lock()
+		over := false
 		fetches.EachPartition(func(f kgo.FetchTopicPartition) {
 			if len(f.Records) == 0 {
 				return
 			}
 			tp := topicPartition{f.Topic, f.Partition}
+			// A fault of the group itself, which has no topic, ends when the group is divided again.
+			over = over || s.fault != nil && s.faulty.topic == tp.topic && (s.faulty.partition == tp.partition || s.faulty.partition < 0)
 			w := s.workers[tp]
 			if w == nil {
 				w = newWorker(s, tp)
@@ -223,6 +228,9 @@ func (s *session) poll(ctx context.Context) {
 			w.add(f.Records)
 		})
 		s.mu.Unlock()
+		if over {
+			s.well()
+		}
 		s.cl.AllowRebalance()
 	}
 }
@@ -232,14 +240,14 @@ func (s *session) poll(ctx context.Context) {
 func (s *session) disturbed(topic string, partition int32, err error) {
 	s.mu.Lock()
 	first := s.fault == nil
-	s.fault = err
+	s.fault, s.faulty = err, topicPartition{topic, partition}
 	s.mu.Unlock()
 	if first {
 		s.k.c.log.Warn("kafka: consuming is disturbed, it is tried again", "group", s.k.group, "topic", topic, "partition", partition, "error", err)
 	}
 }
 
-// well notes that the group works.
+// well notes that the group works: it was divided, or messages came from where they did not.
 func (s *session) well() {
 	s.mu.Lock()
 	before := s.fault
@@ -301,13 +309,18 @@ func (s *session) end(ws []*worker, grace time.Duration) {
 		for _, w := range ws {
 			w.disown()
 		}
-		s.mu.Lock()
-		s.retired = append(s.retired, ws...)
-		s.mu.Unlock()
+		s.retire(ws)
 	}
 	for _, w := range ws {
 		w.resume()
 	}
+}
+
+// retire keeps workers that are given up for close to wait for, as long as they last: a group may be divided often.
+func (s *session) retire(ws []*worker) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.retired = append(slices.DeleteFunc(s.retired, (*worker).over), ws...)
 }
 
 // wait reports whether all workers have ended within the limit.

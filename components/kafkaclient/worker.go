@@ -59,6 +59,16 @@ func (w *worker) stopping() bool {
 	}
 }
 
+// over reports whether the worker has ended.
+func (w *worker) over() bool {
+	select {
+	case <-w.done:
+		return true
+	default:
+		return false
+	}
+}
+
 // add queues records. A partition whose handler does not keep up is not fetched meanwhile.
 func (w *worker) add(records []*kgo.Record) {
 	w.mu.Lock()
@@ -114,6 +124,9 @@ func (w *worker) take(n int) []*kgo.Record {
 func (w *worker) run() {
 	defer close(w.done)
 	defer func() {
+		w.mu.Lock()
+		w.queue = nil
+		w.mu.Unlock()
 		w.cancel()
 		if w.sub != nil {
 			w.unlink()

@@ -161,6 +161,30 @@ func (e *Event) Map() (map[string]any, error) {
 	return m, nil
 }
 
+// manyAttributes is from how many attributes on a map finds the repeated ones: to compare each with each other of a large event
+// would take minutes.
+const manyAttributes = 64
+
+// latest are the places of the last attribute of each name; nil when there are few.
+func latest(list []Attribute) map[string]int {
+	if len(list) < manyAttributes {
+		return nil
+	}
+	last := make(map[string]int, len(list))
+	for i, a := range list {
+		last[a.Name] = i
+	}
+	return last
+}
+
+// repeated reports whether the name of the i-th attribute comes again. last is [latest] of the list.
+func repeated(list []Attribute, last map[string]int, i int) bool {
+	if last != nil {
+		return last[list[i].Name] != i
+	}
+	return slices.ContainsFunc(list[i+1:], func(later Attribute) bool { return later.Name == list[i].Name })
+}
+
 // AppendWith appends the event with attributes replaced, or added at the end.
 func (e *Event) AppendWith(dst []byte, set ...Attribute) []byte {
 	dst = append(dst, '{')
@@ -173,15 +197,18 @@ func (e *Event) AppendWith(dst []byte, set ...Attribute) []byte {
 		dst = append(jsontext.AppendString(dst, name), ':')
 		dst, _ = jsontext.AppendEmbedded(dst, valid(value)) // the values were parsed
 	}
+	own, others := latest(e.Attributes), latest(set)
 	for i, a := range e.Attributes {
-		replaced := slices.ContainsFunc(set, func(s Attribute) bool { return s.Name == a.Name })
-		repeated := slices.ContainsFunc(e.Attributes[i+1:], func(later Attribute) bool { return later.Name == a.Name })
-		if !replaced && !repeated {
+		_, replaced := others[a.Name]
+		if others == nil {
+			replaced = slices.ContainsFunc(set, func(s Attribute) bool { return s.Name == a.Name })
+		}
+		if !replaced && !repeated(e.Attributes, own, i) {
 			add(a.Name, a.Value)
 		}
 	}
 	for i, s := range set {
-		if !slices.ContainsFunc(set[i+1:], func(later Attribute) bool { return later.Name == s.Name }) {
+		if !repeated(set, others, i) {
 			add(s.Name, s.Value)
 		}
 	}

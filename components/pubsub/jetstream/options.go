@@ -2,11 +2,9 @@ package jetstream
 
 import (
 	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"fmt"
 	"net/url"
-	"os"
 	"strings"
 	"time"
 
@@ -15,6 +13,7 @@ import (
 	"github.com/nats-io/nkeys"
 
 	"outrigger.dev/components"
+	"outrigger.dev/components/clienttls"
 )
 
 // Options are the metadata of pubsub.jetstream.
@@ -70,6 +69,9 @@ func (o *Options) check() error {
 	if o.FlowControl && o.Heartbeat == 0 {
 		o.Heartbeat = defaultHeartbeat
 	}
+	if err := o.checkAddresses(); err != nil {
+		return err
+	}
 	switch {
 	case o.JWT != "" && o.SeedKey == "":
 		return errors.New(`metadata property "jwt" needs "seedKey", the seed of the user that it belongs to: give both or none`)
@@ -114,6 +116,27 @@ func (o *Options) check() error {
 	return nil
 }
 
+// checkAddresses refuses what the client library would, whose error has the whole text and with it the password.
+func (o *Options) checkAddresses() error {
+	for part := range strings.SplitSeq(o.NATSURL, ",") {
+		part = strings.TrimSpace(part)
+		if !strings.Contains(part, "://") {
+			part = "nats://" + part
+		}
+		u, err := url.Parse(part)
+		switch {
+		case strings.Contains(part, "@") && (err != nil || strings.Contains(u.Path, "@")): // the cause may have parts of the password
+			return errors.New(`metadata property "natsURL" is not a URL: write nats://user:password@host:4222, and in the user and the password %40 for @, %2F for /, %25 for %, and so on`)
+		case err != nil:
+			if parse, ok := errors.AsType[*url.Error](err); ok {
+				err = parse.Err
+			}
+			return fmt.Errorf(`metadata property "natsURL" is not a URL: %w: write e.g. nats://localhost:4222`, err)
+		}
+	}
+	return nil
+}
+
 // addresses names the servers for messages, without credentials.
 func (o *Options) addresses() string {
 	var shown []string
@@ -151,44 +174,15 @@ func (o *Options) connection() ([]nats.Option, error) {
 		return options, nil
 	}
 	config := &tls.Config{MinVersion: tls.VersionTLS12}
-	if o.TLSClientCert != "" {
-		cert, err := pemText("tls_client_cert", o.TLSClientCert)
-		if err != nil {
-			return nil, err
-		}
-		key, err := pemText("tls_client_key", o.TLSClientKey)
-		if err != nil {
-			return nil, err
-		}
-		pair, err := tls.X509KeyPair(cert, key)
-		if err != nil {
-			return nil, fmt.Errorf(`metadata properties "tls_client_cert" and "tls_client_key" are not a certificate and its key: %w`, err)
-		}
-		config.Certificates = []tls.Certificate{pair}
+	var err error
+	cert, key := clienttls.Property{Name: "tls_client_cert", Value: o.TLSClientCert}, clienttls.Property{Name: "tls_client_key", Value: o.TLSClientKey}
+	if config.Certificates, err = clienttls.Pair(cert, key); err != nil {
+		return nil, err
 	}
-	if o.TLSCACert != "" {
-		authorities, err := pemText("tls_ca_cert", o.TLSCACert)
-		if err != nil {
-			return nil, err
-		}
-		config.RootCAs = x509.NewCertPool()
-		if !config.RootCAs.AppendCertsFromPEM(authorities) {
-			return nil, errors.New(`metadata property "tls_ca_cert" holds no certificate in PEM form`)
-		}
+	if config.RootCAs, err = clienttls.Authorities(clienttls.Property{Name: "tls_ca_cert", Value: o.TLSCACert}); err != nil {
+		return nil, err
 	}
 	return append(options, nats.Secure(config)), nil
-}
-
-// pemText is the PEM text that a property holds or is the path of.
-func pemText(property, value string) ([]byte, error) {
-	if strings.Contains(value, "-----BEGIN") {
-		return []byte(value), nil
-	}
-	text, err := os.ReadFile(value)
-	if err != nil {
-		return nil, fmt.Errorf("metadata property %q is neither PEM text nor a file that can be read: %w", property, err)
-	}
-	return text, nil
 }
 
 // publicKey is the name of the user that a seed belongs to.

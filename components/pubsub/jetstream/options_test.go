@@ -33,7 +33,8 @@ func TestRefusedOptions(t *testing.T) {
 		{"jwt alone", map[string]string{"jwt": "x"}, []string{"jwt", "seedKey"}},
 		{"seed", map[string]string{"jwt": "x", "seedKey": wrongSeed}, []string{"seedKey"}},
 		{"certificate alone", map[string]string{"tls_client_cert": "x"}, []string{"tls_client_cert", "tls_client_key"}},
-		{"certificate file", map[string]string{"tls_client_cert": "/nonexistent", "tls_client_key": "/nonexistent"}, []string{"tls_client_cert", "/nonexistent"}},
+		{"certificate file", map[string]string{"tls_client_cert": "/nonexistent", "tls_client_key": "/nonexistent"}, []string{"tls_client_cert", "neither PEM nor a file", "no such file"}},
+		{"key in part", map[string]string{"tls_client_cert": "-----BEGIN nothing", "tls_client_key": "MIIgeheimkey"}, []string{"tls_client_key", "neither PEM nor a file", "no such file"}},
 		{"authorities", map[string]string{"tls_ca_cert": "-----BEGIN nothing"}, []string{"tls_ca_cert", "PEM"}},
 		{"domain and prefix", map[string]string{"domain": "a", "apiPrefix": "b"}, []string{"domain", "apiPrefix"}},
 		{"deliveries", map[string]string{"maxDeliver": "-2"}, []string{"maxDeliver", "-2"}},
@@ -45,13 +46,17 @@ func TestRefusedOptions(t *testing.T) {
 		{"age without streams", map[string]string{"streamMaxAge": "1h"}, []string{"streamMaxAge", "createStreams"}},
 		{"negative age", map[string]string{"streamMaxAge": "-1h", "createStreams": "true"}, []string{"streamMaxAge", "-1h"}},
 		{"concurrency", map[string]string{"concurrencyMode": "both"}, []string{"concurrencyMode", "both"}},
+		{"address", map[string]string{"natsURL": "nats://user:ge%zzheim@127.0.0.1:1"}, []string{"natsURL", "is not a URL", "%25"}},
+		{"address with a blank", map[string]string{"natsURL": "nats://127.0.0.1:1,user:ge heim@127.0.0.1:1"}, []string{"natsURL", "is not a URL"}},
+		{"address with a part of a password", map[string]string{"natsURL": "nats://user:geheim/x@127.0.0.1:1"}, []string{"natsURL", "is not a URL", "%2F"}},
+		{"port", map[string]string{"natsURL": "nats://127.0.0.1:first"}, []string{"natsURL", "is not a URL", "first"}},
 		{"nobody there", map[string]string{"natsURL": "nats://user:secret@127.0.0.1:1"}, []string{"127.0.0.1:1", "natsURL", "refused"}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			_, err := tryOpen(t, nats.URL(), tt.properties)
 			expectError(t, err, tt.wants...)
-			if tt.properties["seedKey"] != "" || tt.name == "nobody there" {
-				for _, secret := range []string{wrongSeed, "user:secret"} {
+			if tt.properties["seedKey"] != "" || tt.properties["natsURL"] != "" || tt.properties["tls_client_key"] != "" {
+				for _, secret := range []string{wrongSeed, "user:secret", "heim", "ge%zz"} {
 					if err != nil && containsText(err, secret) {
 						t.Errorf("the error shows a secret: %v", err)
 					}
