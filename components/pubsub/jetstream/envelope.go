@@ -77,16 +77,21 @@ func skipSpace(data []byte, i int) int {
 	return i
 }
 
-// skipString is the index after the string that starts at i, -1 when it does not end.
+// skipString is the index after the string that starts at i, -1 when it does not end. It passes each byte twice at most, since
+// whoever publishes decides how many escapes there are.
 func skipString(data []byte, i int) int {
-	for i++; i < len(data); {
-		quote := bytes.IndexByte(data[i:], '"')
-		if quote < 0 {
-			return -1
+	i++
+	for quote := -1; i < len(data); {
+		if quote < i { // none is known yet, or the one that was is escaped
+			next := bytes.IndexByte(data[i:], '"')
+			if next < 0 {
+				return -1
+			}
+			quote = i + next
 		}
-		escape := bytes.IndexByte(data[i:i+quote], '\\')
+		escape := bytes.IndexByte(data[i:quote], '\\')
 		if escape < 0 {
-			return i + quote + 1
+			return quote + 1
 		}
 		i += escape + 2
 	}
