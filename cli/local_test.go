@@ -89,6 +89,28 @@ func TestRunWithDefaultBroker(t *testing.T) {
 	}
 }
 
+// Events that the command publishes arrive as those of apps do.
+func TestPublish(t *testing.T) {
+	t.Parallel()
+	home, app := t.TempDir(), id("inventory")
+	subscriber := dapr(t, home, "subscribe", "run", "--app-id", app, "--app-port", freePort(t), "--", self(t))
+	subscriber.await("You're up and running!")
+	file := filepath.Join(home, "event.json")
+	write(t, file, `{"id":"1","source":"s","specversion":"1.0","type":"t","data":"whole event"}`)
+	publish := func(args ...string) *program {
+		return dapr(t, home, "", append([]string{"publish", "--publish-app-id", app, "--pubsub", "pubsub"}, args...)...)
+	}
+	publish("--topic", "orders", "--data", `"by hand"`, "--metadata", `{"ttlInSeconds":60}`).exit(0, "Event published successfully")
+	subscriber.await("got by hand")
+	publish("--topic", "orders", "--data-file", file).exit(0, "Event published successfully")
+	subscriber.await("got whole event")
+	publish("--topic", "orders", "--metadata", "ttl").exit(1, `--metadata is "ttl"`, "JSON object")
+	publish("--topic", "orders", "--pubsub", "none").exit(1, "Error publishing topic orders: unexpected status code 404 on publishing to orders in none", "none is not found")
+	publish("--topic", "orders", "--data", "1", "--data-file", file).exit(1, "Only one of --data and --data-file allowed in the same publish command")
+	publish().exit(255, `required flag(s) "topic" not set`)
+	dapr(t, home, "", "publish", "-i", "nobody", "-p", "pubsub", "-t", "t").exit(1, "couldn't find a running Dapr instance", "nobody")
+}
+
 // The broker is killed under two apps that run: once it is back, they go on by themselves, and nothing acknowledged is lost.
 func TestBrokerKilledUnderApps(t *testing.T) {
 	t.Parallel()

@@ -39,6 +39,8 @@ type manager struct {
 	period *period
 	// draining is closed when the slot of a key that was stopped last has ended.
 	draining map[any]chan struct{}
+	// doubted is what was said of the subscriptions.
+	doubted map[string]struct{}
 	// removing are the components that are being taken out.
 	removing map[string]struct{}
 }
@@ -72,6 +74,7 @@ func (m *manager) init(p *PubSub) {
 	m.consumers = map[*consumer]struct{}{}
 	m.streams = map[*stream]struct{}{}
 	m.draining = map[any]chan struct{}{}
+	m.doubted = map[string]struct{}{}
 	m.removing = map[string]struct{}{}
 }
 
@@ -264,6 +267,7 @@ func (m *manager) fetchOnce(ctx context.Context, giveUp func()) bool {
 // reconcile starts what ought to run and does not, and stops what does and ought not to. It returns what tells of the first
 // attempts. The caller holds the lock.
 func (m *manager) reconcile() []<-chan struct{} {
+	m.doubt()
 	wanted := map[target]Subscription{}
 	var order []target
 	for _, s := range effective(m.declarative, m.programmatic) {
@@ -290,6 +294,23 @@ func (m *manager) reconcile() []<-chan struct{} {
 		}
 	}
 	return tries
+}
+
+// doubt says once what is probably not meant. The caller holds the lock.
+func (m *manager) doubt() {
+	known := func(component string) bool {
+		e := m.block.brokers.Use(component)
+		if e != nil {
+			e.Release()
+		}
+		return e != nil
+	}
+	for _, text := range doubts(m.declarative, m.programmatic, known) {
+		if _, said := m.doubted[text]; !said {
+			m.doubted[text] = struct{}{}
+			m.block.options.Log.Warn(text)
+		}
+	}
 }
 
 // use looks a component up for a subscription; nil when it is not there, or about to go. The caller holds the lock, and
