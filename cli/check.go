@@ -14,6 +14,7 @@ import (
 
 	"outrigger.dev/components"
 	"outrigger.dev/components/all"
+	"outrigger.dev/components/bindings"
 	"outrigger.dev/resource"
 )
 
@@ -64,7 +65,11 @@ func (c *command) checkCommand() *cobra.Command {
 		Short: "Check resource files without starting anything",
 		Long: `Check reads the YAML files of directories, or single files, as a sidecar would, and reports what would not load or not
 work: syntax, unknown kinds and fields, component types and versions that do not exist, metadata properties that are
-unknown, missing or of the wrong form, references to secret stores that are not there, and names used twice.
+unknown, missing, of the wrong form or in contradiction to each other, rules of subscriptions that are no expressions,
+references to secret stores and pub/sub components that are not there, and names used twice.
+
+Whether properties go together is not known, and not checked, for components with references to secrets or to the
+environment, or with templates such as {podName}.
 
 It exits with 1 if there are errors, and with 0 if there are only warnings.`,
 		Example: "  dapr components check ./resources",
@@ -129,6 +134,7 @@ func checkPaths(ctx context.Context, registry *components.Registry, paths []stri
 	c := &checker{registry: registry, files: files}
 	for _, f := range files {
 		c.components = append(c.components, f.components()...)
+		c.subscriptions = append(c.subscriptions, f.subscriptions()...)
 	}
 	if err := c.load(ctx); err != nil {
 		return nil, 0, err
@@ -137,6 +143,7 @@ func checkPaths(ctx context.Context, registry *components.Registry, paths []stri
 	for _, component := range c.components {
 		c.component(component)
 	}
+	c.checkSubscriptions()
 	slices.SortStableFunc(c.findings, func(a, b finding) int {
 		return cmp.Or(cmp.Compare(a.File, b.File), cmp.Compare(a.Line, b.Line))
 	})
@@ -145,10 +152,11 @@ func checkPaths(ctx context.Context, registry *components.Registry, paths []stri
 
 // checker collects findings.
 type checker struct {
-	registry   *components.Registry
-	files      []*source
-	components []*resource.Component
-	findings   []finding
+	registry      *components.Registry
+	files         []*source
+	components    []*resource.Component
+	subscriptions []*resource.Subscription
+	findings      []finding
 }
 
 // load reads the files as sidecars would, once for every app that scopes name, and keeps what it complains about.
@@ -195,6 +203,9 @@ func (c *checker) problem(p resource.Problem, seen map[finding]bool) {
 	if p.Kind == resource.KindComponent && (strings.HasPrefix(p.Message, "incorrect type ") || strings.HasPrefix(p.Message, "spec.type ")) {
 		return
 	}
+	if p.Kind == resource.KindSubscription && strings.HasPrefix(p.Message, "it replaces the subscription of the same name") {
+		return // found for all apps, with their places, by checkSubscriptions
+	}
 	message := p.Message
 	if p.Origin.File != "" {
 		// The staged file's path is of no use to anybody.
@@ -237,7 +248,7 @@ func loadErrors(err error) func(yield func(*resource.LoadError) bool) {
 func (c *checker) duplicates() {
 	for i, later := range c.components {
 		for _, earlier := range c.components[:i] {
-			if earlier.Metadata.Name == later.Metadata.Name && resource.InNamespace(earlier.Metadata.Namespace, later.Metadata.Namespace) && shareApp(earlier, later) {
+			if earlier.Metadata.Name == later.Metadata.Name && resource.InNamespace(earlier.Metadata.Namespace, later.Metadata.Namespace) && shareApp(earlier.Scopes, later.Scopes) {
 				c.add(later, resource.Error, 0, fmt.Sprintf("the name is already used by %s at %s:%d", earlier.LogName(), earlier.Origin.File, earlier.Origin.Line),
 					"give one of them another metadata.name, or scopes without a common app")
 				break
@@ -246,9 +257,9 @@ func (c *checker) duplicates() {
 	}
 }
 
-// shareApp tells whether some app gets both components.
-func shareApp(a, b *resource.Component) bool {
-	return len(a.Scopes) == 0 || len(b.Scopes) == 0 || slices.ContainsFunc(a.Scopes, func(app string) bool { return slices.Contains(b.Scopes, app) })
+// shareApp tells whether some app gets both of two resources with these scopes.
+func shareApp(a, b []string) bool {
+	return len(a) == 0 || len(b) == 0 || slices.ContainsFunc(a, func(app string) bool { return slices.Contains(b, app) })
 }
 
 // add keeps a finding about a component, at a line if one is given.
@@ -288,14 +299,23 @@ func (c *checker) component(component *resource.Component) {
 	c.properties(component, descriptor)
 }
 
-// properties checks a component's metadata. The values of references are not known, so nothing is said about their form.
+// templates are what stands in a property for a value that only the sidecar knows.
+var templates = [...]string{"{uuid}", "{podName}", "{namespace}", "{appID}"}
+
+// properties checks a component's metadata. The values of references and templates are not known, so nothing is said about the
+// form of references, and of components with either nothing about how their properties go together.
 func (c *checker) properties(component *resource.Component, descriptor *components.Descriptor) {
 	properties := map[string]string{}
 	referenced := map[string]bool{}
+	known := true
 	for _, item := range component.Spec.Metadata {
 		properties[item.Name] = item.Value.String()
+		for _, template := range templates {
+			known = known && !strings.Contains(properties[item.Name], template)
+		}
 		if item.SecretKeyRef.Name != "" || !item.Value.IsSet() && item.EnvRef != "" {
 			referenced[strings.ToLower(item.Name)] = true
+			known = false
 			if properties[item.Name] == "" {
 				properties[item.Name] = "reference"
 			}
@@ -309,7 +329,17 @@ func (c *checker) properties(component *resource.Component, descriptor *componen
 			}
 		}
 	}
-	for _, f := range descriptor.Check(properties) {
+	if descriptor.Category == components.Bindings {
+		c.direction(component, descriptor)
+	}
+	check := descriptor.CheckEach
+	if known {
+		check = descriptor.Check
+		if descriptor.Category == components.PubSub {
+			fillConsumerID(properties)
+		}
+	}
+	for _, f := range check(properties) {
 		if f.Fatal && referenced[strings.ToLower(f.Property)] {
 			continue
 		}
@@ -317,7 +347,70 @@ func (c *checker) properties(component *resource.Component, descriptor *componen
 		if f.Fatal {
 			severity = resource.Error
 		}
-		c.add(component, severity, c.lineOf(component, f.Property), f.Message, f.Remedy)
+		c.add(component, severity, c.lineOfProperty(component, descriptor, f.Property), f.Message, f.Remedy)
+	}
+}
+
+// fillConsumerID gives properties without a consumerID one, as the sidecar does with the id of its app.
+func fillConsumerID(properties map[string]string) {
+	name := "consumerID"
+	for given, value := range properties {
+		if strings.EqualFold(given, name) {
+			if strings.TrimSpace(value) != "" {
+				return
+			}
+			name = given
+		}
+	}
+	properties[name] = "app"
+}
+
+// lineOfProperty is the line on which a component has the property, under its name or one of its aliases; 0 if on none.
+func (c *checker) lineOfProperty(component *resource.Component, descriptor *components.Descriptor, name string) int {
+	line := c.lineOf(component, name)
+	for _, field := range descriptor.Fields {
+		if strings.EqualFold(field.Name, name) {
+			for _, alias := range field.Aliases {
+				line = cmp.Or(line, c.lineOf(component, alias))
+			}
+		}
+	}
+	return line
+}
+
+// direction checks the property direction of a binding (Dapr API, bindings: direction). A type that has only one of the two that
+// are named is used in that one.
+func (c *checker) direction(component *resource.Component, descriptor *components.Descriptor) {
+	var given []string
+	usable := len(descriptor.Capabilities) == 0 // then it is not known
+	for _, item := range component.Spec.Metadata {
+		if !strings.EqualFold(item.Name, "direction") || item.SecretKeyRef.Name != "" || !item.Value.IsSet() {
+			continue
+		}
+		for word := range strings.SplitSeq(item.Value.String(), ",") {
+			capability := ""
+			switch word = strings.TrimSpace(word); strings.ToLower(word) {
+			case "":
+				continue
+			case "input":
+				capability = bindings.CapabilityInput
+			case "output":
+				capability = bindings.CapabilityOutput
+			default:
+				c.add(component, resource.Error, c.lineOf(component, item.Name), fmt.Sprintf("metadata property \"direction\" has %q, which is no direction", word), "write input, output, or both separated by a comma")
+				return
+			}
+			given = append(given, word)
+			usable = usable || slices.Contains(descriptor.Capabilities, capability)
+		}
+	}
+	if len(given) > 0 && !usable {
+		has := "output"
+		if slices.Contains(descriptor.Capabilities, bindings.CapabilityInput) {
+			has = "input"
+		}
+		message := fmt.Sprintf("metadata property \"direction\" is %q, but %s is an %s binding only", strings.Join(given, ","), descriptor.Type(), has)
+		c.add(component, resource.Error, c.lineOf(component, "direction"), message, "write "+has+", or remove the property")
 	}
 }
 
@@ -334,7 +427,7 @@ func (c *checker) secrets(component *resource.Component) {
 	case store == resource.KubernetesSecretStore:
 		// There by itself on Kubernetes.
 	case !slices.ContainsFunc(c.components, func(other *resource.Component) bool {
-		return other.Metadata.Name == store && other.Category() == string(components.SecretStores) && shareApp(component, other)
+		return other.Metadata.Name == store && other.Category() == string(components.SecretStores) && shareApp(component.Scopes, other.Scopes)
 	}):
 		message := fmt.Sprintf("it refers to the secret store %q, which does not exist, so it would not be loaded", store)
 		c.add(component, resource.Error, c.lineOf(component, "secretStore"), message, "add the store, or correct auth.secretStore")
@@ -343,12 +436,20 @@ func (c *checker) secrets(component *resource.Component) {
 
 // lineOf is the line on which a component's document first has a key or a metadata property, 0 if it cannot be told.
 func (c *checker) lineOf(component *resource.Component, word string) int {
-	for _, f := range c.files {
-		if f.path == component.Origin.File {
-			return f.lineOf(component.Origin.Document, word)
-		}
+	if f := c.file(component.Origin); f != nil {
+		return f.lineOf(component.Origin.Document, word)
 	}
 	return 0
+}
+
+// file is the one that a resource comes from, nil if it is none of the checked ones.
+func (c *checker) file(origin resource.Origin) *source {
+	for _, f := range c.files {
+		if f.path == origin.File {
+			return f
+		}
+	}
+	return nil
 }
 
 // componentsDocsCommand writes the reference of component types; the build of the documentation uses it.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -110,39 +111,58 @@ func splitSource(data []byte) []sourceDocument {
 	return docs
 }
 
-// components decodes the Components of the file; documents that do not decode are left to loading to complain about.
+// components decodes the Components of the file.
 func (f *source) components() []*resource.Component {
-	var found []*resource.Component
+	return decodeKind(f, resource.KindComponent, []string{resource.V1alpha1}, func() *resource.Component { return &resource.Component{} })
+}
+
+// subscriptions decodes the Subscriptions of the file.
+func (f *source) subscriptions() []*resource.Subscription {
+	return decodeKind(f, resource.KindSubscription, []string{resource.V1alpha1, resource.V2alpha1}, func() *resource.Subscription { return &resource.Subscription{} })
+}
+
+// decodeKind decodes the documents of one kind; those that do not decode are left to loading to complain about.
+func decodeKind[R resource.Resource](f *source, kind string, versions []string, blank func() R) []R {
+	var found []R
 	for i, doc := range f.docs {
 		var head struct {
 			APIVersion string `yaml:"apiVersion"`
 			Kind       string `yaml:"kind"`
 		}
-		if yaml.Unmarshal(doc.data, &head) != nil || head.Kind != resource.KindComponent || head.APIVersion != resource.V1alpha1 {
+		if yaml.Unmarshal(doc.data, &head) != nil || head.Kind != kind || !slices.Contains(versions, head.APIVersion) {
 			continue
 		}
-		c := &resource.Component{}
-		if _, err := resource.Decode(doc.data, resource.Origin{File: f.path, Document: i + 1, Line: doc.line}, c); err == nil {
-			found = append(found, c)
+		r := blank()
+		if _, err := resource.Decode(doc.data, resource.Origin{File: f.path, Document: i + 1, Line: doc.line}, r); err == nil {
+			found = append(found, r)
 		}
 	}
 	return found
 }
 
-// lineOf is the line on which a document, counted from 1, has word as a key or as the name of a metadata property; 0 if none.
+// lineOf is the line on which a document, counted from 1, first has word as a key or as the name of a metadata property; 0 if none.
 func (f *source) lineOf(document int, word string) int {
+	if lines := f.linesOf(document, word); len(lines) > 0 {
+		return lines[0]
+	}
+	return 0
+}
+
+// linesOf are all the lines on which a document, counted from 1, has word as a key or as the name of a metadata property.
+func (f *source) linesOf(document int, word string) []int {
 	if document < 1 || document > len(f.docs) || word == "" {
-		return 0
+		return nil
 	}
 	doc := f.docs[document-1]
 	line := doc.line
+	var lines []int
 	for text := range strings.Lines(string(doc.data)) {
 		if mentions(text, word) {
-			return line
+			lines = append(lines, line)
 		}
 		line++
 	}
-	return 0
+	return lines
 }
 
 // mentions tells whether a line of YAML has word as a key ("word: ...") or as a name ("name: word"), ignoring case, in block or in

@@ -129,11 +129,15 @@ type Descriptor struct {
 // Type is the full name of the type as written in YAML.
 func (d *Descriptor) Type() string { return string(d.Category) + "." + d.Name }
 
-// Open decodes the instance's properties and opens the component. The result has the type that the category's contract
-// promises. An error names the property at fault, or is the component's own.
+// Open decodes the instance's properties, lets the options check themselves if they are a [Checker], and opens the component.
+// The result has the type that the category's contract promises. An error names the property at fault, or is the component's
+// own.
 func (d *Descriptor) Open(ctx context.Context, inst Instance) (any, error) {
 	options := reflect.New(d.options)
 	if err := decode(inst.Properties, d.Fields, options.Elem()); err != nil {
+		return nil, err
+	}
+	if err := checkOptions(options.Interface()); err != nil {
 		return nil, err
 	}
 	if inst.Clock == nil {

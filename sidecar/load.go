@@ -162,7 +162,7 @@ func (l *loader) tryOpen(ctx context.Context, order int, c *resource.Component) 
 	if category == components.PubSub {
 		l.setConsumerID(properties)
 	}
-	for _, f := range descriptor.Check(properties) {
+	for _, f := range descriptor.CheckEach(properties) {
 		if !f.Fatal {
 			l.log.Warn(fmt.Sprintf("Component %s: %s", c.LogName(), f), "file", c.Origin.String())
 		}

@@ -44,7 +44,7 @@ func (s *Sidecar) openResolver(ctx context.Context, identity components.Sidecar,
 	var descriptor *components.Descriptor
 	descriptor, err = s.options.Registry.Lookup(components.NameResolution, name, version)
 	if err == nil {
-		for _, f := range descriptor.Check(properties) {
+		for _, f := range descriptor.CheckEach(properties) {
 			if !f.Fatal {
 				s.log.Warn("name resolution: " + f.String())
 			}

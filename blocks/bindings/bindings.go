@@ -92,12 +92,6 @@ const (
 	directionOutput = "output"
 )
 
-// The capabilities that the metadata API lists (Dapr API, metadata).
-const (
-	capabilityInput  = "INPUT_BINDING"
-	capabilityOutput = "OUTPUT_BINDING"
-)
-
 // directions are the words of the property direction in lower case; nil when it is absent or empty.
 func (c *Component) directions() []string {
 	var words []string
@@ -137,10 +131,10 @@ func (c Component) Capabilities() []string {
 	words := c.directions()
 	var names []string
 	if c.in(words) != nil {
-		names = append(names, capabilityInput)
+		names = append(names, contract.CapabilityInput)
 	}
 	if c.out(words) != nil {
-		names = append(names, capabilityOutput)
+		names = append(names, contract.CapabilityOutput)
 	}
 	return names
 }

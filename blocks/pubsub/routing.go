@@ -30,13 +30,9 @@ func newRouter(rules []Rule) (*router, error) {
 	r := &router{rules: make([]compiledRule, 0, len(rules)), methods: make(map[string]string, len(rules))}
 	closed := false
 	for _, rule := range rules {
-		compiled := compiledRule{match: strings.TrimSpace(rule.Match), path: rule.Path}
-		if compiled.match != "" {
-			program, err := compile(compiled.match)
-			if err != nil {
-				return nil, fmt.Errorf("the rule for path %s has a match that is no valid expression: %q: %w; see the CEL language, with the event as variable \"event\"", rule.Path, rule.Match, err)
-			}
-			compiled.program = program
+		compiled, err := compileRule(rule)
+		if err != nil {
+			return nil, err
 		}
 		if !closed {
 			r.rules = append(r.rules, compiled)
@@ -45,6 +41,25 @@ func newRouter(rules []Rule) (*router, error) {
 		closed = closed || compiled.program == nil // what follows is never reached
 	}
 	return r, nil
+}
+
+// CheckRule reports whether a rule can be followed. The error, which is the one that a subscription with the rule would fail with,
+// names the expression of the rule and what is wrong with it.
+func CheckRule(rule Rule) error {
+	_, err := compileRule(rule)
+	return err
+}
+
+func compileRule(rule Rule) (compiledRule, error) {
+	compiled := compiledRule{match: strings.TrimSpace(rule.Match), path: rule.Path}
+	if compiled.match == "" {
+		return compiled, nil
+	}
+	var err error
+	if compiled.program, err = compile(compiled.match); err != nil {
+		return compiled, fmt.Errorf("the rule for path %s has a match that is no valid expression: %q: %w; see the CEL language, with the event as variable \"event\"", rule.Path, rule.Match, err)
+	}
+	return compiled, nil
 }
 
 // compile makes a program of an expression. Every name in it is of dynamic type, as the event's attributes are.

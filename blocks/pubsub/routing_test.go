@@ -67,8 +67,18 @@ func TestRoutingWithoutMatch(t *testing.T) {
 
 func TestRoutingErrors(t *testing.T) {
 	for _, match := range []string{`event.type ==`, `"a" + 1`, `event.type = "x"`, `unknown(event)`, "'"} {
-		if _, err := newRouter([]Rule{{match, "/x"}}); err == nil {
+		_, err := newRouter([]Rule{{match, "/x"}})
+		if err == nil {
 			t.Errorf("%q compiles", match)
+			continue
+		}
+		if checked := CheckRule(Rule{match, "/x"}); checked == nil || checked.Error() != err.Error() {
+			t.Errorf("%q: CheckRule says %v, a subscription fails with %v", match, checked, err)
+		}
+	}
+	for _, match := range []string{"", " ", `event.type == "x"`} {
+		if err := CheckRule(Rule{match, "/x"}); err != nil {
+			t.Errorf("%q: %v", match, err)
 		}
 	}
 }

@@ -53,7 +53,7 @@ type Surroundings struct {
 // Config is the configuration for the clients of AWS's services. Credentials are fetched when first needed, and again before
 // they expire.
 func (o *Options) Config(ctx context.Context, around Surroundings) (aws.Config, error) {
-	if err := o.check(); err != nil {
+	if err := o.Check(); err != nil {
 		return aws.Config{}, err
 	}
 	var load []func(*config.LoadOptions) error
@@ -101,7 +101,9 @@ func (o *Options) Config(ctx context.Context, around Surroundings) (aws.Config, 
 // expiryWindow renews credentials somewhat before they expire.
 func expiryWindow(o *aws.CredentialsCacheOptions) { o.ExpiryWindow = 5 * time.Minute }
 
-func (o *Options) check() error {
+// Check refuses properties that are given without others that they need, or exclude each other. It implements
+// [components.Checker].
+func (o *Options) Check() error {
 	if (o.AccessKey == "") != (o.SecretKey == "") {
 		return errors.New(`metadata properties "accessKey" and "secretKey" must be given together; leave both out to use the environment's credentials`)
 	}

@@ -7,6 +7,7 @@ package bindings
 import (
 	"context"
 	"io"
+	"reflect"
 
 	"outrigger.dev/components"
 )
@@ -73,7 +74,22 @@ type Response struct {
 	Metadata map[string]string
 }
 
-// Register adds a binding type to r. The binding must implement [Input], [Output] or both.
-func Register[O any](r *components.Registry, info components.Info, open func(ctx context.Context, inst components.Instance, options O) (Binding, error)) {
+// The capabilities that the metadata API lists (Dapr API, metadata).
+const (
+	CapabilityInput  = "INPUT_BINDING"
+	CapabilityOutput = "OUTPUT_BINDING"
+)
+
+// Register adds a binding type to r. B, which open returns, must implement [Input], [Output] or both, and these are the
+// capabilities of the type; a B that only is a [Binding] leaves them open.
+func Register[O any, B Binding](r *components.Registry, info components.Info, open func(ctx context.Context, inst components.Instance, options O) (B, error)) {
+	b := reflect.TypeFor[B]()
+	info.Capabilities = nil
+	if b.Implements(reflect.TypeFor[Input]()) {
+		info.Capabilities = append(info.Capabilities, CapabilityInput)
+	}
+	if b.Implements(reflect.TypeFor[Output]()) {
+		info.Capabilities = append(info.Capabilities, CapabilityOutput)
+	}
 	components.Register(r, components.Bindings, info, open)
 }

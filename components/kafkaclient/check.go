@@ -8,6 +8,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/jonboulle/clockwork"
 )
 
 // The ways to log in (Dapr API, Kafka components: authType).
@@ -34,9 +36,9 @@ func (o *Options) auth() string {
 }
 
 // Check refuses settings that are missing, contradict each other or cannot be followed. The error names the property, its
-// value and the remedy.
+// value and the remedy. It implements [components.Checker].
 func (o *Options) Check() error {
-	for _, check := range []func() error{o.checkBrokers, o.checkAuth, o.checkLimits, o.BackOff.check} {
+	for _, check := range []func() error{o.checkBrokers, o.checkAuth, o.checkLimits, o.BackOff.check, o.checkKeys} {
 		if err := check(); err != nil {
 			return err
 		}
@@ -138,6 +140,21 @@ func (o *Options) checkAuth() error {
 	}
 	if (o.ClientCert == "") != (o.ClientKey == "") {
 		return errors.New("metadata properties \"clientCert\" and \"clientKey\" must be given together")
+	}
+	return nil
+}
+
+// checkKeys refuses certificates, keys and extensions of tokens that cannot be read.
+func (o *Options) checkKeys() error {
+	if _, err := o.tlsConfig(); err != nil {
+		return err
+	}
+	switch o.auth() {
+	case authOIDC, authOIDCKey:
+		_, err := o.tokenSource(clockwork.NewRealClock())
+		return err
+	case authAWS:
+		return o.Options.Check()
 	}
 	return nil
 }

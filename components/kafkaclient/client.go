@@ -25,7 +25,7 @@ const (
 	// idleTimeout is shorter than the ten minutes after which brokers close idle connections themselves.
 	idleTimeout   = 9 * time.Minute
 	longestWait   = 2500 * time.Millisecond // before a request is tried again, unless consumeRetryInterval is longer
-	deliveryLimit = 2 * time.Minute         // to publish a message with all retries
+	deliveryLimit = 15 * time.Second        // to publish a message with all retries
 	producerBytes = 64 << 20                // waiting to be sent
 )
 

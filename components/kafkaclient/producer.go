@@ -4,11 +4,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"math"
+	"net"
 	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
@@ -111,8 +114,11 @@ func (o *Options) codec() kgo.CompressionCodec {
 	return kgo.NoCompression()
 }
 
-// Publish returns once the message is with as many brokers as producerRequiredAcks says, or cannot be, or ctx has ended. In
-// the last case the message may still be published.
+// errLate is why publishing ends when the brokers take nothing.
+var errLate = fmt.Errorf("the brokers did not take it within %s", deliveryLimit)
+
+// Publish returns once the message is with as many brokers as producerRequiredAcks says, or cannot be, or ctx has ended, or 15
+// seconds have passed. In the last two cases the message may still be published.
 func (p *Producer) Publish(ctx context.Context, topic string, m Message) error {
 	if p.closed.Load() {
 		return ErrClosed
@@ -121,6 +127,9 @@ func (p *Producer) Publish(ctx context.Context, topic string, m Message) error {
 	if err != nil {
 		return err
 	}
+	// The client library has the same limit, but does not keep to it while it connects or does not know what became of a request.
+	ctx, cancel := context.WithTimeoutCause(ctx, deliveryLimit, errLate)
+	defer cancel()
 	done := make(chan error, 1)
 	p.produce(ctx, r, func(err error) { done <- err })
 	select {
@@ -135,7 +144,15 @@ func (p *Producer) Publish(ctx context.Context, topic string, m Message) error {
 	if tooLarge(err) {
 		err = p.retryAlone(ctx, r)
 	}
-	return p.explain(topic, err)
+	return p.explain(topic, late(ctx, err))
+}
+
+// late is err, or errLate when that is why ctx ended.
+func late(ctx context.Context, err error) error {
+	if errors.Is(err, ctx.Err()) && context.Cause(ctx) == errLate {
+		return errLate
+	}
+	return err
 }
 
 // produce hands a record to the client library, once there is room for it. The library does not learn of ctx: the end of one
@@ -178,9 +195,10 @@ func (p *Producer) retryAlone(ctx context.Context, r *kgo.Record) error {
 	return lone.ProduceSync(ctx, &kgo.Record{Topic: r.Topic, Key: r.Key, Value: r.Value, Headers: r.Headers, Context: r.Context}).FirstErr()
 }
 
-// PublishAll publishes messages in their order, but for those that the brokers do not take together with others. It returns one
-// result per message, nil for those that were published, or a nil slice when all were; err is the first of them. shared is
-// metadata that goes over that of each message.
+// PublishAll publishes messages in their order, but for those that the brokers do not take together with others. It ends as
+// Publish does, except that the 15 seconds begin anew with each message that the brokers have taken. It returns one result per
+// message, nil for those that were published, or a nil slice when all were; err is the first of them. shared is metadata that
+// goes over that of each message.
 func (p *Producer) PublishAll(ctx context.Context, topic string, ms []Message, shared map[string]string) (results []error, err error) {
 	if p.closed.Load() {
 		return nil, ErrClosed
@@ -189,6 +207,10 @@ func (p *Producer) PublishAll(ctx context.Context, topic string, ms []Message, s
 		index int
 		err   error
 	}
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	timer := time.AfterFunc(deliveryLimit, func() { cancel(errLate) })
+	defer timer.Stop()
 	outcomes := make(chan outcome, len(ms))
 	records := make([]*kgo.Record, len(ms))
 	for i, m := range ms {
@@ -198,7 +220,12 @@ func (p *Producer) PublishAll(ctx context.Context, topic string, ms []Message, s
 			continue
 		}
 		records[i] = r
-		p.produce(ctx, r, func(err error) { outcomes <- outcome{i, err} })
+		p.produce(ctx, r, func(err error) {
+			if err == nil {
+				timer.Reset(deliveryLimit)
+			}
+			outcomes <- outcome{i, err}
+		})
 	}
 	all := make([]error, len(ms))
 	for i := range all {
@@ -218,9 +245,11 @@ func (p *Producer) PublishAll(ctx context.Context, topic string, ms []Message, s
 		case e == errPending:
 			e = ctx.Err()
 		case tooLarge(e) && records[i] != nil && len(ms) > 1:
-			e = p.retryAlone(ctx, records[i])
+			if e = p.retryAlone(ctx, records[i]); e == nil {
+				timer.Reset(deliveryLimit)
+			}
 		}
-		all[i] = p.explain(topic, e)
+		all[i] = p.explain(topic, late(ctx, e))
 		if err == nil {
 			err = all[i]
 		}
@@ -254,8 +283,27 @@ func (p *Producer) explain(topic string, err error) error {
 		return fmt.Errorf("publishing to Kafka topic %q failed: %w; a name has 1 to 249 letters, digits, dots, underscores and hyphens", topic, err)
 	case strings.Contains(err.Error(), "invalid record partitioning choice"):
 		return refuse("publishing to Kafka topic %q failed: metadata %q names a partition that the topic does not have: %w", topic, metaNumber, err)
+	case errors.Is(err, errLate):
+		return p.unreached(topic, err, "the message may be published all the same once they are back")
+	case unreached(err):
+		return p.unreached(topic, err, "")
 	}
 	return fmt.Errorf("publishing to Kafka topic %q failed: %w", topic, err)
+}
+
+// unreached reports whether the brokers were not reached or took a message at no attempt.
+func unreached(err error) bool {
+	var network net.Error // also the end of ctx
+	return errors.Is(err, kgo.ErrRecordTimeout) || errors.Is(err, kgo.ErrRecordRetries) || errors.Is(err, io.EOF) || errors.As(err, &network)
+}
+
+// unreached adds the brokers and a remedy to such an error.
+func (p *Producer) unreached(topic string, err error, more string) error {
+	if more != "" {
+		more = "; " + more
+	}
+	return fmt.Errorf("publishing to Kafka topic %q failed: %w; check that the brokers at %s are running, that the metadata property \"brokers\" is right, and that as many replicas are in sync as min.insync.replicas says%s",
+		topic, err, strings.Join(p.c.options.brokers(), ","), more)
 }
 
 // Ping reports whether a broker answers.

@@ -8,6 +8,7 @@ import (
 	"hash/maphash"
 	"log/slog"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -326,24 +327,31 @@ func (c *Client) wait(ctx context.Context) (*connection, error) {
 		case <-c.ctx.Done():
 			return nil, ErrClosed
 		case <-ctx.Done():
-			return nil, c.late(ctx, lost)
+			return nil, c.late(ctx, "the connection", lost)
 		}
 	}
 }
 
-// late is the error of a call whose time ran out.
-func (c *Client) late(ctx context.Context, lost error) error {
+// late is the error of a call whose time ran out while it waited for something, such as "the acknowledgement". lost is why
+// there is no connection, nil if there is one.
+func (c *Client) late(ctx context.Context, what string, lost error) error {
 	if lost != nil {
-		return fmt.Errorf("the MQTT broker at %s is not connected (%w): %w", c.target.shown, lost, context.Cause(ctx))
+		err := fmt.Errorf("the MQTT broker at %s is not connected: waited in vain for %s: %w: %w", c.target.shown, what, context.Cause(ctx), lost)
+		if unreached(lost) && !strings.Contains(lost.Error(), remedy) {
+			err = fmt.Errorf("%w; %s", err, remedy)
+		}
+		return err
 	}
-	return fmt.Errorf("the MQTT broker at %s has not answered: %w", c.target.shown, context.Cause(ctx))
+	return c.target.late(ctx, what)
 }
 
 // Ping returns once the broker has answered.
 func (c *Client) Ping(ctx context.Context) error {
 	conn, err := c.wait(ctx)
 	if err == nil {
-		err = conn.ping(ctx)
+		if err = conn.ping(ctx); err != nil && ctx.Err() != nil {
+			err = c.late(ctx, "the answer", nil)
+		}
 	}
 	return err
 }

@@ -116,7 +116,7 @@ func TestWaysToConnect(t *testing.T) {
 		{"wrong password", mqttclient.Options{URL: "mqtt://outrigger:wrong@" + password.Addr}, "not authorised"},
 		{"no client certificate", mqttclient.Options{URL: "mqtts://" + secure.Addr, CACert: certs.CACert}, secure.Addr},
 		{"unknown authority", mqttclient.Options{URL: "mqtts://" + secure.Addr, ClientCert: certs.ClientCert, ClientKey: certs.ClientKey}, "certificate"},
-		{"nobody there", mqttclient.Options{URL: fmt.Sprintf("mqtt://127.0.0.1:%d", servers.FreePort(t))}, "refused"},
+		{"nobody there", mqttclient.Options{URL: fmt.Sprintf("mqtt://127.0.0.1:%d", servers.FreePort(t))}, "refused; check that the broker runs and that the metadata property \"url\" is right"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			session := mqttclient.Session{ClientID: "ways-" + strings.ReplaceAll(test.name, " ", "-"), CleanSession: true}
@@ -334,18 +334,42 @@ func TestClosedAndUnreachable(t *testing.T) {
 	broker := servers.Mosquitto(t, servers.Own())
 	c := connect(t, mqttclient.Options{URL: "mqtt://" + broker.Addr}, mqttclient.Session{ClientID: "closed"})
 	broker.Stop()
-	for _, qos := range []byte{0, 1} {
+	const remedy = `check that the broker runs and that the metadata property "url" is right`
+	eventually(t, "the client notices that the broker is gone", func() bool {
+		ctx, cancel := context.WithTimeout(within(t), 10*time.Millisecond)
+		defer cancel()
+		err := c.Ping(ctx)
+		return err != nil && strings.Contains(err.Error(), "is not connected")
+	})
+	for _, test := range []struct {
+		name, waited string
+		call         func(context.Context) error
+	}{
+		{"publish, qos 0", "the connection", func(ctx context.Context) error {
+			return c.Publish(ctx, mqttclient.Publication{Topic: "t"})
+		}},
+		{"publish, qos 1", "the acknowledgement", func(ctx context.Context) error {
+			return c.Publish(ctx, mqttclient.Publication{Topic: "t", QoS: 1})
+		}},
+		{"publish, qos 2", "the acknowledgement", func(ctx context.Context) error {
+			return c.Publish(ctx, mqttclient.Publication{Topic: "t", QoS: 2})
+		}},
+		{"subscribe", "the answer", func(ctx context.Context) error {
+			_, err := c.Subscribe(ctx, "t", 1, new(seen).handle)
+			return err
+		}},
+		{"ping", "the connection", c.Ping},
+	} {
 		ctx, cancel := context.WithTimeout(within(t), 100*time.Millisecond)
-		err := c.Publish(ctx, mqttclient.Publication{Topic: "t", QoS: qos})
+		err := test.call(ctx)
 		cancel()
-		if !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), broker.Addr) {
-			t.Errorf("publish without a broker: %v", err)
+		if !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("%s without a broker: %v", test.name, err)
+			continue
 		}
-	}
-	ctx, cancel := context.WithTimeout(within(t), 100*time.Millisecond)
-	defer cancel()
-	if _, err := c.Subscribe(ctx, "t", 1, new(seen).handle); !errors.Is(err, context.DeadlineExceeded) {
-		t.Errorf("subscribe without a broker: %v", err)
+		if text := err.Error(); !strings.Contains(text, "the MQTT broker at mqtt://"+broker.Addr+" is not connected: waited in vain for "+test.waited+": ") || strings.Count(text, remedy) != 1 {
+			t.Errorf("%s without a broker: %v; want what it waited for, the broker and once the remedy", test.name, err)
+		}
 	}
 	pending := make(chan error, 1)
 	go func() { pending <- c.Publish(within(t), mqttclient.Publication{Topic: "t", QoS: 1}) }()

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"sync"
 	"time"
@@ -98,7 +99,24 @@ func (c *Client) connectError(ctx context.Context, err error) error {
 	if errors.Is(ctx.Err(), context.DeadlineExceeded) {
 		err = fmt.Errorf("no answer in time: %w", ctx.Err())
 	}
-	return fmt.Errorf("cannot connect to the MQTT broker at %s: %w", c.target.shown, err)
+	err = fmt.Errorf("cannot connect to the MQTT broker at %s: %w", c.target.shown, err)
+	if unreached(err) {
+		err = fmt.Errorf("%w; %s", err, remedy)
+	}
+	return err
+}
+
+// remedy is for a broker that is not reached or does not answer.
+const remedy = "check that the broker runs and that the metadata property \"url\" is right"
+
+// unreached reports whether err is one of the network or of waiting, and not the word of the broker.
+func unreached(err error) bool {
+	var op *net.OpError
+	if errors.As(err, &op) && (op.Op == "remote error" || op.Op == "local error") {
+		return false // of TLS: there is a broker, which refuses us or is refused
+	}
+	var network net.Error // also the end of a context
+	return errors.As(err, &network) || errors.Is(err, io.EOF)
 }
 
 // fail ends the connection. The first reason counts.

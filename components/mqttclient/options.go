@@ -13,6 +13,7 @@
 package mqttclient
 
 import (
+	"context"
 	"crypto/tls"
 	"errors"
 	"fmt"
@@ -52,6 +53,20 @@ var errAccount = errors.New("metadata property \"url\" is not a URL: write schem
 func (o *Options) Check() error {
 	_, err := o.target()
 	return err
+}
+
+// Late is the error of a call whose time ran out while it waited for what, such as "the connection". It names the broker and a
+// remedy, and wraps why ctx ended.
+func (o *Options) Late(ctx context.Context, what string) error {
+	t, err := o.target()
+	if err != nil {
+		return err
+	}
+	return t.late(ctx, what)
+}
+
+func (t *target) late(ctx context.Context, what string) error {
+	return fmt.Errorf("the MQTT broker at %s: waited in vain for %s: %w; %s", t.shown, what, context.Cause(ctx), remedy)
 }
 
 // target reads the options.

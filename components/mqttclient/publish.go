@@ -72,7 +72,7 @@ func (c *Client) Publish(ctx context.Context, m Publication) error {
 	default:
 	}
 	if err == nil {
-		err = c.late(ctx, lost)
+		err = c.late(ctx, "the acknowledgement", lost)
 	}
 	return err
 }
@@ -85,15 +85,18 @@ func (c *Client) publishOnce(ctx context.Context, m *Publication) error {
 	}
 	written := make(chan struct{})
 	if err := conn.send(ctx, frame{publishFrame(m, 0), written}); err != nil {
-		return fmt.Errorf("the message could not be written to the MQTT broker at %s: %w", c.target.shown, err)
+		if ctx.Err() != nil {
+			return c.late(ctx, "the connection to take the message", nil)
+		}
+		return fmt.Errorf("the message could not be written to the MQTT broker at %s: %w; %s", c.target.shown, err, remedy)
 	}
 	select {
 	case <-written:
 		return nil
 	case <-conn.dead:
-		return fmt.Errorf("the connection to the MQTT broker at %s was lost while the message was written: %w", c.target.shown, conn.err)
+		return fmt.Errorf("the connection to the MQTT broker at %s was lost while the message was written: %w; %s", c.target.shown, conn.err, remedy)
 	case <-ctx.Done():
-		return c.late(ctx, nil)
+		return c.late(ctx, "the connection to take the message", nil)
 	}
 }
 

@@ -66,7 +66,7 @@ func (c *Client) Subscribe(ctx context.Context, topic string, qos byte, handler 
 		err = f.refused
 	case <-ctx.Done():
 		c.mu.Lock()
-		err = c.late(ctx, c.lost)
+		err = c.late(ctx, "the answer", c.lost)
 		c.mu.Unlock()
 	case <-c.ctx.Done():
 		err = ErrClosed

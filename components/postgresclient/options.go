@@ -66,8 +66,18 @@ func (c *Options) Complete() error {
 	return nil
 }
 
-// PoolConfig is the configuration of the pool of connections. iam says whether the component heeds useAWSIAM.
-func (c *Options) PoolConfig(ctx context.Context, iam bool) (*pgxpool.Config, error) {
+// Check refuses what no connection could be made with. It implements [components.Checker].
+func (c *Options) Check() error {
+	completed := *c
+	if err := completed.Complete(); err != nil {
+		return err
+	}
+	_, err := completed.parse()
+	return err
+}
+
+// parse reads the connection string and the properties that go into it.
+func (c *Options) parse() (*pgxpool.Config, error) {
 	text, err := c.connectionString()
 	if err != nil {
 		return nil, err
@@ -77,10 +87,19 @@ func (c *Options) PoolConfig(ctx context.Context, iam bool) (*pgxpool.Config, er
 		// The driver hides the password in its message.
 		return nil, fmt.Errorf("metadata property \"connectionString\" is not a PostgreSQL connection string: %w", err)
 	}
+	if c.HostAddr != "" && net.ParseIP(c.HostAddr) == nil {
+		return nil, fmt.Errorf("metadata property \"hostaddr\" is %q, but must be an IP address", c.HostAddr)
+	}
+	return config, nil
+}
+
+// PoolConfig is the configuration of the pool of connections. iam says whether the component heeds useAWSIAM.
+func (c *Options) PoolConfig(ctx context.Context, iam bool) (*pgxpool.Config, error) {
+	config, err := c.parse()
+	if err != nil {
+		return nil, err
+	}
 	if c.HostAddr != "" {
-		if net.ParseIP(c.HostAddr) == nil {
-			return nil, fmt.Errorf("metadata property \"hostaddr\" is %q, but must be an IP address", c.HostAddr)
-		}
 		config.ConnConfig.LookupFunc = func(context.Context, string) ([]string, error) { return []string{c.HostAddr}, nil }
 	}
 	if c.MaxConns > 1 {

@@ -49,8 +49,9 @@ type Consumer struct {
 	cancel   context.CancelFunc
 	handlers sync.WaitGroup
 	slots    chan struct{}
-	started  chan error    // receives the outcome of the start
-	reported bool          // that outcome; of the goroutine that runs the consumer
+	started  chan error // receives the outcome of the start
+	reported bool       // that outcome; of the goroutine that runs the consumer
+	outage   outage
 	done     chan struct{} // closed when nothing runs any more
 
 	mu      sync.Mutex // guards what follows
@@ -157,10 +158,28 @@ func (s *Consumer) run(last chan error) {
 		default:
 		}
 		last <- err
-		s.config.Log.Warn("a RabbitMQ consumer stopped; it is started again", "consumer", s.config.Name, "rabbitmq", s.client.Address, "error", err)
+		s.warn(err)
 		_ = Wait(s.ctx, s.client.clock, s.client.settings.ReconnectWait) // the loop looks at the context
 	}
 	s.report(ErrClosed)
+}
+
+// warn logs that the consumer does not run, unless it did so a moment ago.
+func (s *Consumer) warn(err error) {
+	if err == ErrClosed || !s.outage.failed(s.client.clock.Now()) {
+		return
+	}
+	s.config.Log.Warn("a RabbitMQ consumer does not run; it is started again, until that succeeds", "consumer", s.config.Name, "rabbitmq", s.client.Address,
+		"every", s.client.settings.ReconnectWait, "failures", s.outage.failures, "error", err)
+}
+
+// recovered logs the end of what warn told of.
+func (s *Consumer) recovered() {
+	now := s.client.clock.Now()
+	if s.outage.over(now) {
+		s.config.Log.Info("a RabbitMQ consumer runs again", "consumer", s.config.Name, "rabbitmq", s.client.Address,
+			"after", now.Sub(s.outage.since).Round(time.Millisecond), "failures", s.outage.failures)
+	}
 }
 
 // report tells the outcome of the start, and returns whether it was not told before.
@@ -214,6 +233,7 @@ func (s *Consumer) consume() error {
 		return nil
 	}
 	s.report(nil)
+	s.recovered()
 	for d := range deliveries {
 		s.take(&d)
 	}

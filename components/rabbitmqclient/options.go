@@ -84,6 +84,16 @@ func (s *Settings) check() (amqp.URI, error) {
 	return uri, nil
 }
 
+// Check refuses settings that contradict each other or cannot be followed. Nothing in its errors tells a secret.
+func (s *Settings) Check() error {
+	uri, err := s.check()
+	if err != nil {
+		return err
+	}
+	_, err = s.tlsConfig(uri)
+	return err
+}
+
 // address is the server's host:port, for messages.
 func address(uri amqp.URI) string { return net.JoinHostPort(uri.Host, strconv.Itoa(uri.Port)) }
 

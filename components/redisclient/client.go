@@ -41,12 +41,10 @@ type Client struct {
 	minDelay, maxDelay time.Duration
 }
 
-// Open connects. minRetryInterval is the component's default for redisMinRetryInterval. When the server cannot be used the
-// error names its address, the cause and a remedy. The client reconnects by itself later on.
+// Open connects by options that [Options.Check] has let pass. minRetryInterval is the component's default for
+// redisMinRetryInterval. When the server cannot be used the error names its address, the cause and a remedy. The client
+// reconnects by itself later on.
 func (o *Options) Open(ctx context.Context, minRetryInterval time.Duration) (*Client, error) {
-	if err := o.check(); err != nil {
-		return nil, err
-	}
 	addresses, err := o.addresses()
 	if err != nil {
 		return nil, err

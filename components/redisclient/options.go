@@ -133,8 +133,8 @@ func checkPort(port string) error {
 
 func (o *Options) cluster() bool { return strings.EqualFold(o.Type, "cluster") && !o.Failover }
 
-// check refuses settings that contradict each other.
-func (o *Options) check() error {
+// Check refuses settings that contradict each other or cannot be followed. It implements [components.Checker].
+func (o *Options) Check() error {
 	switch {
 	case o.UseEntraID:
 		return errors.New("metadata property \"useEntraID\" is true, but this build cannot log in to Redis with Microsoft Entra ID: set redisPassword to an access key")
@@ -149,7 +149,11 @@ func (o *Options) check() error {
 	case o.ClientCert != "" && !o.EnableTLS:
 		return errors.New("metadata property \"clientCert\" needs \"enableTLS\" to be true")
 	}
-	return nil
+	if _, err := o.addresses(); err != nil {
+		return err
+	}
+	_, err := o.tlsConfig()
+	return err
 }
 
 // tlsConfig is nil without TLS.

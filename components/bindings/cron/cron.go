@@ -29,12 +29,18 @@ type Options struct {
 	Schedule string `name:"schedule" required:"true" help:"when: a cron expression of 5 fields, or 6 with seconds in front, such as \"30 * * * * *\"; or @every 15m, @hourly, @daily, @weekly, @monthly, @yearly; CRON_TZ=Europe/Rome in front sets the time zone"`
 }
 
+// Check refuses a schedule that cannot be read. It implements [components.Checker].
+func (o *Options) Check() error {
+	_, _, err := parse(o.Schedule)
+	return err
+}
+
 // Register adds the component type to r.
 func Register(r *components.Registry) {
 	bindings.Register(r, components.Info{
 		Name: "cron", Version: "v1", Status: components.Stable,
 		Description: "Brings an event at every time of a schedule.",
-	}, func(ctx context.Context, inst components.Instance, options Options) (bindings.Binding, error) {
+	}, func(ctx context.Context, inst components.Instance, options Options) (*Binding, error) {
 		return Open(ctx, inst, options)
 	})
 }

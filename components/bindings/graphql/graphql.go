@@ -48,12 +48,36 @@ type Options struct {
 	Properties map[string]string `name:"*" help:"header:NAME is a header of every request, variable:NAME a variable of every query and mutation; a request's own win"`
 }
 
+// url is the property endpoint.
+func (o *Options) url() (*url.URL, error) {
+	u, err := url.Parse(o.Endpoint)
+	if err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" {
+		return nil, fmt.Errorf("metadata property \"endpoint\" is %q, but must be an http or https URL such as \"https://example.com/v1/graphql\"", o.Endpoint)
+	}
+	return u, nil
+}
+
+// Check refuses an endpoint that is no URL, and headers that are none. It implements [components.Checker].
+func (o *Options) Check() error {
+	if _, err := o.url(); err != nil {
+		return err
+	}
+	for name, value := range o.Properties {
+		if header, ok := cutPrefix(name, headerPrefix); ok {
+			if err := checkHeader(header, value); err != nil {
+				return fmt.Errorf("metadata property %w", err)
+			}
+		}
+	}
+	return nil
+}
+
 // Register adds the component type to r.
 func Register(r *components.Registry) {
 	bindings.Register(r, components.Info{
 		Name: "graphql", Version: "v1", Status: components.Alpha,
 		Description: "Sends queries and mutations to a GraphQL endpoint.",
-	}, func(ctx context.Context, inst components.Instance, options Options) (bindings.Binding, error) {
+	}, func(ctx context.Context, inst components.Instance, options Options) (*Binding, error) {
 		return Open(ctx, inst, options)
 	})
 }
@@ -71,11 +95,11 @@ type Binding struct {
 	closed    atomic.Bool
 }
 
-// Open checks the options. Nothing is called yet.
+// Open makes the binding. Nothing is called yet.
 func Open(_ context.Context, inst components.Instance, options Options) (*Binding, error) {
-	u, err := url.Parse(options.Endpoint)
-	if err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" {
-		return nil, fmt.Errorf("metadata property \"endpoint\" is %q, but must be an http or https URL such as \"https://example.com/v1/graphql\"", options.Endpoint)
+	u, err := options.url()
+	if err != nil {
+		return nil, err
 	}
 	if inst.Clock == nil {
 		inst.Clock = clockwork.NewRealClock()
@@ -83,9 +107,6 @@ func Open(_ context.Context, inst components.Instance, options Options) (*Bindin
 	b := &Binding{endpoint: options.Endpoint, host: u.Host, clock: inst.Clock, headers: map[string]string{}, variables: map[string]string{}}
 	for name, value := range options.Properties {
 		if header, ok := cutPrefix(name, headerPrefix); ok {
-			if err := checkHeader(header, value); err != nil {
-				return nil, fmt.Errorf("metadata property %w", err)
-			}
 			b.headers[header] = value
 		} else if variable, ok := cutPrefix(name, variablePrefix); ok {
 			b.variables[variable] = value

@@ -25,7 +25,7 @@ func Register(r *components.Registry) {
 	bindings.Register(r, components.Info{
 		Name: "http", Version: "v1", Status: components.Stable,
 		Description: "Calls an HTTP endpoint.",
-	}, func(ctx context.Context, inst components.Instance, options Options) (bindings.Binding, error) {
+	}, func(ctx context.Context, inst components.Instance, options Options) (*Binding, error) {
 		return Open(ctx, inst, options)
 	})
 }
@@ -41,23 +41,11 @@ type Binding struct {
 	closed  atomic.Bool
 }
 
-// Open checks the options. Nothing is called yet.
+// Open makes the binding. Nothing is called yet.
 func Open(_ context.Context, _ components.Instance, options Options) (*Binding, error) {
-	u, err := url.Parse(options.URL)
-	if err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" {
-		return nil, fmt.Errorf("metadata property \"url\" is %q, but must be an http or https URL such as \"https://example.com/api\"", options.URL)
-	}
-	if u.Fragment != "" {
-		return nil, fmt.Errorf("metadata property \"url\" is %q, but must not have a part behind \"#\", which no server gets to see", options.URL)
-	}
-	if (options.SecurityToken == "") != (options.SecurityTokenHeader == "") {
-		return nil, errors.New(`metadata properties "securityToken" and "securityTokenHeader" must be given together: the token, and the header that carries it`)
-	}
-	if options.SecurityToken != "" && (!httpguts.ValidHeaderFieldName(options.SecurityTokenHeader) || !httpguts.ValidHeaderFieldValue(options.SecurityToken)) {
-		return nil, fmt.Errorf("metadata properties \"securityToken\" and \"securityTokenHeader\" (%q) do not make a header; a name has letters, digits and dashes, and a value is one line", options.SecurityTokenHeader)
-	}
-	if options.ResponseTimeout < 0 {
-		return nil, fmt.Errorf("metadata property \"responseTimeout\" is %s, but must not be negative", options.ResponseTimeout)
+	u, err := options.endpoint()
+	if err != nil {
+		return nil, err
 	}
 	config, err := options.tlsConfig()
 	if err != nil {

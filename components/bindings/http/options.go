@@ -2,8 +2,13 @@ package http
 
 import (
 	"crypto/tls"
+	"errors"
+	"fmt"
+	"net/url"
 	"strings"
 	"time"
+
+	"golang.org/x/net/http/httpguts"
 
 	"outrigger.dev/components"
 	"outrigger.dev/components/clienttls"
@@ -21,6 +26,36 @@ type Options struct {
 	SecurityToken       string              `name:"securityToken" secret:"true" help:"value of the header securityTokenHeader of every call"`
 	SecurityTokenHeader string              `name:"securityTokenHeader" help:"name of the header that carries securityToken"`
 	ErrorIfNot2XX       string              `name:"errorIfNot2XX" default:"true" help:"whether a status other than 2xx is an error; a request can override it with the metadata entry of the same name"`
+}
+
+// endpoint is the property url.
+func (o *Options) endpoint() (*url.URL, error) {
+	u, err := url.Parse(o.URL)
+	if err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" {
+		return nil, fmt.Errorf("metadata property \"url\" is %q, but must be an http or https URL such as \"https://example.com/api\"", o.URL)
+	}
+	if u.Fragment != "" {
+		return nil, fmt.Errorf("metadata property \"url\" is %q, but must not have a part behind \"#\", which no server gets to see", o.URL)
+	}
+	return u, nil
+}
+
+// Check refuses what no call could be made with. It implements [components.Checker].
+func (o *Options) Check() error {
+	if _, err := o.endpoint(); err != nil {
+		return err
+	}
+	if (o.SecurityToken == "") != (o.SecurityTokenHeader == "") {
+		return errors.New(`metadata properties "securityToken" and "securityTokenHeader" must be given together: the token, and the header that carries it`)
+	}
+	if o.SecurityToken != "" && (!httpguts.ValidHeaderFieldName(o.SecurityTokenHeader) || !httpguts.ValidHeaderFieldValue(o.SecurityToken)) {
+		return fmt.Errorf("metadata properties \"securityToken\" and \"securityTokenHeader\" (%q) do not make a header; a name has letters, digits and dashes, and a value is one line", o.SecurityTokenHeader)
+	}
+	if o.ResponseTimeout < 0 {
+		return fmt.Errorf("metadata property \"responseTimeout\" is %s, but must not be negative", o.ResponseTimeout)
+	}
+	_, err := o.tlsConfig()
+	return err
 }
 
 // tlsConfig is nil when the options say nothing of TLS.

@@ -52,29 +52,40 @@ func Register(r *components.Registry) {
 	}, New)
 }
 
-// New connects to the brokers.
-func New(ctx context.Context, inst components.Instance, o Options) (bindings.Binding, error) {
+// topics are those of the property topics, without blanks.
+func (o *Options) topics() []string {
 	var topics []string
 	for _, t := range o.Topics {
 		if t = strings.TrimSpace(t); t != "" {
 			topics = append(topics, t)
 		}
 	}
+	return topics
+}
+
+// Check refuses directions without their topics, and what [kafkaclient.Options.Check] does. It implements [components.Checker].
+func (o *Options) Check() error {
+	topics := o.topics()
 	for direction := range strings.SplitSeq(o.Direction, ",") {
 		switch strings.ToLower(strings.TrimSpace(direction)) {
 		case "input":
 			if len(topics) == 0 {
-				return nil, errors.New("metadata property \"topics\" is missing, but \"direction\" has input: name the topics to consume")
+				return errors.New("metadata property \"topics\" is missing, but \"direction\" has input: name the topics to consume")
 			}
 		case "output":
 			if o.PublishTopic == "" {
-				return nil, errors.New("metadata property \"publishTopic\" is missing, but \"direction\" has output: name the topic to publish to")
+				return errors.New("metadata property \"publishTopic\" is missing, but \"direction\" has output: name the topic to publish to")
 			}
 		}
 	}
 	if len(topics) == 0 && o.PublishTopic == "" {
-		return nil, errors.New("metadata properties \"topics\" and \"publishTopic\" are both missing: name topics to consume, or one to publish to")
+		return errors.New("metadata properties \"topics\" and \"publishTopic\" are both missing: name topics to consume, or one to publish to")
 	}
+	return o.Options.Check()
+}
+
+// New connects to the brokers.
+func New(ctx context.Context, inst components.Instance, o Options) (*Binding, error) {
 	client, err := kafkaclient.New(ctx, o.Options, inst.Log, inst.Clock)
 	if err != nil {
 		return nil, err
@@ -84,7 +95,7 @@ func New(ctx context.Context, inst components.Instance, o Options) (bindings.Bin
 		return nil, err
 	}
 	return &Binding{
-		topics: topics, publishTopic: o.PublishTopic, schemaType: o.ValueSchemaType, client: client,
+		topics: o.topics(), publishTopic: o.PublishTopic, schemaType: o.ValueSchemaType, client: client,
 		group: o.Group(inst.Sidecar.AppID), retry: o.ConsumeRetryEnabled, producer: producer,
 	}, nil
 }

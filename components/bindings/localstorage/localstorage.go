@@ -28,12 +28,29 @@ type Options struct {
 	FileName string `name:"fileName" help:"the file of requests without the metadata entry fileName; create then makes up a name if this is empty too"`
 }
 
+// unusable is an error of the property rootPath.
+func (o *Options) unusable(err error) error {
+	return fmt.Errorf("metadata property \"rootPath\" is %q, which cannot be used: %w; give a directory in which the sidecar may write", o.RootPath, err)
+}
+
+// Check refuses a directory that is the system's. It implements [components.Checker].
+func (o *Options) Check() error {
+	path, err := filepath.Abs(o.RootPath)
+	if err == nil {
+		err = allowed(path)
+	}
+	if err != nil {
+		return o.unusable(err)
+	}
+	return nil
+}
+
 // Register adds the component type to r.
 func Register(r *components.Registry) {
 	bindings.Register(r, components.Info{
 		Name: "localstorage", Version: "v1", Status: components.Stable,
 		Description: "Keeps files in a directory of this machine.",
-	}, func(ctx context.Context, inst components.Instance, options Options) (bindings.Binding, error) {
+	}, func(ctx context.Context, inst components.Instance, options Options) (*Binding, error) {
 		return Open(ctx, inst, options)
 	})
 }
@@ -54,17 +71,13 @@ var forbidden = [...]string{"/var/run/secrets", "/run/secrets", "/proc", "/sys",
 // shm lies beneath a forbidden directory and is an ordinary one all the same.
 const shm = "/dev/shm"
 
-// Open makes the directory if it is missing.
+// Open makes the directory, which [Options.Check] has let pass, if it is missing.
 func Open(_ context.Context, _ components.Instance, options Options) (*Binding, error) {
 	bad := func(err error) (*Binding, error) {
-		return nil, fmt.Errorf("metadata property \"rootPath\" is %q, which cannot be used: %w; give a directory in which the sidecar may write", options.RootPath, err)
+		return nil, options.unusable(err)
 	}
 	path, err := filepath.Abs(options.RootPath)
 	if err != nil {
-		return bad(err)
-	}
-	// Before it is made, and again with its links followed.
-	if err := allowed(path); err != nil {
 		return bad(err)
 	}
 	if err := os.MkdirAll(path, 0o777); err != nil {
@@ -74,6 +87,7 @@ func Open(_ context.Context, _ components.Instance, options Options) (*Binding, 
 	if err != nil {
 		return bad(err)
 	}
+	// Again, with its links followed.
 	if err := allowed(real); err != nil {
 		return bad(err)
 	}

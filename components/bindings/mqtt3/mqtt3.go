@@ -30,7 +30,7 @@ func Register(r *components.Registry) {
 		Version:     "v1",
 		Status:      components.Beta,
 		Description: "Reads messages from a broker that speaks MQTT 3.1.1, and publishes to it.",
-	}, func(_ context.Context, inst components.Instance, o Options) (bindings.Binding, error) {
+	}, func(_ context.Context, inst components.Instance, o Options) (*Binding, error) {
 		return Open(o, inst)
 	})
 }
@@ -40,10 +40,21 @@ type Options struct {
 	mqttclient.Options
 	Topic        string `name:"topic" required:"true" help:"the topic to publish to, and to read from; for reading it may have the wildcards + and #, and begin with $share/<group>/"`
 	ConsumerID   string `name:"consumerID" help:"the client id at the broker, which must differ between replicas: {uuid} or {podName} make it so; default is the app id. Reading adds -consumer to it, and publishing -producer"`
-	QoS          uint8  `name:"qos" default:"1" allowed:"0,1,2" help:"quality of service of publishing and reading: 0 at most once, 1 at least once, 2 exactly once on the way to and from the broker"`
+	QoS          uint8  `name:"qos" default:"1" allowed:"0,1,2" help:"quality of service of publishing and reading: 0 at most once, 1 at least once, 2 exactly once on the way to and from the broker. MQTT 3.1.1 cannot tell that a broker dropped a message over its size limit (message_size_limit in Mosquitto), even one that it acknowledged"`
 	Retain       bool   `name:"retain" help:"the broker keeps the last message of each topic for those who subscribe later; the metadata retain of a request wins"`
 	CleanSession bool   `name:"cleanSession" default:"true" help:"the broker forgets the subscription and unprocessed messages when the connection ends"`
 	BackOff
+}
+
+// Check says which property cannot be followed, and why. It implements [components.Checker].
+func (o *Options) Check() error {
+	if err := o.Options.Check(); err != nil {
+		return err
+	}
+	if err := mqttclient.CheckFilter(o.Topic); err != nil {
+		return fmt.Errorf("metadata property \"topic\": %w", err)
+	}
+	return o.BackOff.check()
 }
 
 // requestLimit bounds a publish and the start of reading.
@@ -78,17 +89,8 @@ var (
 
 var errClosed = errors.New("component is closed")
 
-// Open checks the metadata.
+// Open makes the binding, which connects when it is first used.
 func Open(o Options, inst components.Instance) (*Binding, error) {
-	if err := o.Check(); err != nil {
-		return nil, err
-	}
-	if err := mqttclient.CheckFilter(o.Topic); err != nil {
-		return nil, fmt.Errorf("metadata property \"topic\": %w", err)
-	}
-	if err := o.BackOff.check(); err != nil {
-		return nil, err
-	}
 	if o.ConsumerID = strings.TrimSpace(o.ConsumerID); o.ConsumerID == "" {
 		o.ConsumerID = inst.Sidecar.AppID
 	}
@@ -122,7 +124,10 @@ func (b *Binding) begin(ctx context.Context) (context.Context, func(), error) {
 		}, nil
 	case <-ctx.Done():
 		defer end()
-		return nil, nil, context.Cause(ctx)
+		if b.ctx.Err() != nil {
+			return nil, nil, errClosed
+		}
+		return nil, nil, b.options.Late(ctx, "the connection that another call makes")
 	}
 }
 

@@ -22,6 +22,9 @@ import (
 
 func TestMain(m *testing.M) { servers.Main(m) }
 
+// remedy is what errors of a broker that is not there end with.
+const remedy = `check that the broker runs and that the metadata property "url" is right`
+
 type binding interface {
 	bindings.Input
 	bindings.Output
@@ -268,14 +271,34 @@ func TestErrors(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := b.Invoke(bindingstest.Within(t), bindings.Request{Operation: bindings.Create}); err == nil || !strings.Contains(err.Error(), "cannot connect") {
+	if _, err := b.Invoke(bindingstest.Within(t), bindings.Request{Operation: bindings.Create}); err == nil || !strings.Contains(err.Error(), "cannot connect") || !strings.Contains(err.Error(), remedy) {
 		t.Errorf("invoke: %v", err)
 	}
-	if _, err := b.Read(bindingstest.Within(t), nil); err == nil || !strings.Contains(err.Error(), "cannot connect") {
+	if _, err := b.Read(bindingstest.Within(t), nil); err == nil || !strings.Contains(err.Error(), "cannot connect") || !strings.Contains(err.Error(), remedy) {
 		t.Errorf("read: %v", err)
 	}
 	if _, err := b.Invoke(bindingstest.Within(t), bindings.Request{Operation: "read"}); err == nil || !strings.Contains(err.Error(), `"read"`) {
 		t.Errorf("operation: %v", err)
+	}
+}
+
+// A publish to a broker that was stopped says what it waited for.
+func TestStoppedBroker(t *testing.T) {
+	broker := servers.Mosquitto(t, servers.Own())
+	b := mustOpen(t, broker, map[string]string{"topic": "a", "appID": "stopped"}, nil)
+	defer b.Close()
+	invoke(t, b, "before", nil)
+	broker.Stop()
+	ctx, cancel := context.WithTimeout(bindingstest.Within(t), 100*time.Millisecond)
+	defer cancel()
+	_, err := b.Invoke(ctx, bindings.Request{Operation: bindings.Create})
+	if !errors.Is(err, context.DeadlineExceeded) {
+		t.Fatalf("error %v, want %v", err, context.DeadlineExceeded)
+	}
+	for _, want := range []string{`"a"`, "waited in vain for the acknowledgement", "mqtt://" + broker.Addr, remedy} {
+		if !strings.Contains(err.Error(), want) {
+			t.Errorf("the error does not name %q: %v", want, err)
+		}
 	}
 }
 
@@ -318,7 +341,7 @@ func TestSilentBroker(t *testing.T) {
 			}
 			ctx, cancel := context.WithTimeout(bindingstest.Within(t), 50*time.Millisecond)
 			defer cancel()
-			if err := test.use(ctx, b); !errors.Is(err, context.DeadlineExceeded) {
+			if err := test.use(ctx, b); !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), "the MQTT broker at mqtt://"+silent.Addr().String()+": waited in vain for the connection that another call makes") || !strings.Contains(err.Error(), remedy) {
 				t.Errorf("while another connects: %v", err)
 			}
 			for range 2 {

@@ -38,12 +38,24 @@ type Options struct {
 	mysqlclient.TLS
 }
 
+// Check refuses what the server could not be called with. It implements [components.Checker].
+func (o *Options) Check() error {
+	config, err := mysqlclient.Config("url", o.URL, o.TLS, connectTimeout, slog.New(slog.DiscardHandler))
+	if err != nil {
+		return err
+	}
+	if _, err := mysql.NewConnector(config); err != nil {
+		return fmt.Errorf("metadata property \"url\": %w", err)
+	}
+	return nil
+}
+
 // Register adds the component type to r.
 func Register(r *components.Registry) {
 	bindings.Register(r, components.Info{
 		Name: "mysql", Version: "v1", Status: components.Alpha,
 		Description: "Runs SQL statements on a MySQL or MariaDB database.",
-	}, func(ctx context.Context, inst components.Instance, options Options) (bindings.Binding, error) {
+	}, func(ctx context.Context, inst components.Instance, options Options) (*Binding, error) {
 		return Open(ctx, inst, options)
 	})
 }

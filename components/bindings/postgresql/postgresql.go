@@ -30,7 +30,7 @@ func Register(r *components.Registry) {
 	bindings.Register(r, components.Info{
 		Name: "postgresql", Aliases: []string{"postgres"}, Version: "v1", Status: components.Stable,
 		Description: "Runs SQL statements on a PostgreSQL database.",
-	}, func(ctx context.Context, inst components.Instance, options Options) (bindings.Binding, error) {
+	}, func(ctx context.Context, inst components.Instance, options Options) (*Binding, error) {
 		return Open(ctx, inst, options)
 	})
 }

@@ -28,7 +28,7 @@ func Register(r *components.Registry) {
 		Version:     "v1",
 		Status:      components.Stable,
 		Description: "Puts messages into a queue of a RabbitMQ broker, and brings those of the queue to the app.",
-	}, func(ctx context.Context, inst components.Instance, o Options) (bindings.Binding, error) {
+	}, func(ctx context.Context, inst components.Instance, o Options) (*Binding, error) {
 		return Open(ctx, o, inst.Log, inst.Clock)
 	})
 }
@@ -58,7 +58,17 @@ type Options struct {
 // nameLimit is the longest short string of AMQP, in bytes. A longer one would end the connection.
 const nameLimit = 255
 
-func (o *Options) check() error {
+// settings are the connection part of the options.
+func (o *Options) settings() rabbitmqclient.Settings {
+	return rabbitmqclient.Settings{
+		URI: o.Host, URIProperty: "host", TLSOptions: o.TLSOptions,
+		External: o.ExternalSASL, ExternalProperty: "externalSasl", ReconnectWait: o.ReconnectWait,
+	}
+}
+
+// Check refuses values that AMQP cannot carry, and settings by which no connection can be made. It implements
+// [components.Checker].
+func (o *Options) Check() error {
 	switch {
 	case len(o.QueueName) > nameLimit:
 		return fmt.Errorf(`metadata property "queueName" has %d bytes, but AMQP carries at most %d: shorten it`, len(o.QueueName), nameLimit)
@@ -67,7 +77,8 @@ func (o *Options) check() error {
 	case o.TTL != nil && (*o.TTL < 0 || *o.TTL > rabbitmqclient.MaxTTL):
 		return fmt.Errorf(`metadata property "ttl" is %s, but must be between 0 and %s: leave it out for no expiry`, *o.TTL, rabbitmqclient.MaxTTL)
 	}
-	return nil
+	s := o.settings()
+	return s.Check()
 }
 
 // Binding puts messages into a queue and brings those of the queue to the app.
@@ -97,13 +108,7 @@ var errClosed = errors.New("component is closed")
 
 // Open connects to the broker and makes the queue.
 func Open(ctx context.Context, o Options, log *slog.Logger, clock clockwork.Clock) (*Binding, error) {
-	if err := o.check(); err != nil {
-		return nil, err
-	}
-	client, err := rabbitmqclient.New(rabbitmqclient.Settings{
-		URI: o.Host, URIProperty: "host", TLSOptions: o.TLSOptions,
-		External: o.ExternalSASL, ExternalProperty: "externalSasl", ReconnectWait: o.ReconnectWait,
-	}, log, clock)
+	client, err := rabbitmqclient.New(o.settings(), log, clock)
 	if err != nil {
 		return nil, err
 	}

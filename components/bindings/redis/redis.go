@@ -43,7 +43,7 @@ func Register(r *components.Registry) {
 	bindings.Register(r, components.Info{
 		Name: "redis", Version: "v1", Status: components.Stable,
 		Description: "Stores, reads, deletes and counts up keys of Redis, or a server that speaks its protocol: a single one, a cluster, or one watched by sentinels.",
-	}, func(ctx context.Context, _ components.Instance, options Options) (bindings.Binding, error) {
+	}, func(ctx context.Context, _ components.Instance, options Options) (*Binding, error) {
 		return Open(ctx, options)
 	})
 }

@@ -23,6 +23,16 @@ type Options struct {
 	awsauth.Options
 }
 
+// Check refuses a bucket and an endpoint that cannot be used, and what [awsauth.Options.Check] does. It implements
+// [components.Checker].
+func (o *Options) Check() error {
+	// The environment's settings are left to Open, for they need not be the same where options are only checked.
+	if _, err := o.bucketURL(environmentSettings{}, "region"); err != nil {
+		return err
+	}
+	return o.Options.Check()
+}
+
 // partitions are the domains of AWS's partitions by how the names of their regions begin.
 var partitions = [...]struct{ prefix, domain string }{
 	{"cn-", "amazonaws.com.cn"},

@@ -59,7 +59,7 @@ func Register(r *components.Registry) {
 	bindings.Register(r, components.Info{
 		Name: "aws.s3", Version: "v1", Status: components.Stable,
 		Description: "Keeps objects in a bucket of Amazon S3 or of a server that speaks its protocol.",
-	}, func(ctx context.Context, inst components.Instance, options Options) (bindings.Binding, error) {
+	}, func(ctx context.Context, inst components.Instance, options Options) (*Binding, error) {
 		return Open(ctx, inst, options)
 	})
 }
@@ -74,15 +74,11 @@ type Binding struct {
 	closed  atomic.Bool
 }
 
-// Open checks the options. Nothing is called yet.
+// Open makes the binding. Nothing is called yet.
 func Open(ctx context.Context, inst components.Instance, options Options) (*Binding, error) {
-	// What is wrong with the bucket shows before the region is looked for.
 	environment := environment(os.Getenv)
 	if options.Endpoint == "" {
 		options.Endpoint = environment.endpoint
-	}
-	if _, err := options.bucketURL(environment, ""); err != nil {
-		return nil, err
 	}
 	config, err := options.Config(ctx, awsauth.Surroundings{
 		OwnEndpoint: options.Endpoint != "",

@@ -24,7 +24,7 @@ func Register(r *components.Registry) {
 		Version:     "v1",
 		Status:      components.Alpha,
 		Description: "Keeps files on a server that speaks SFTP.",
-	}, func(ctx context.Context, inst components.Instance, o Options) (bindings.Binding, error) {
+	}, func(ctx context.Context, inst components.Instance, o Options) (*Binding, error) {
 		return Open(ctx, o, inst.Log)
 	})
 }
@@ -42,6 +42,12 @@ type Options struct {
 	KnownHostsFile       string `name:"knownHostsFile" help:"path of a file in known_hosts format with the keys that servers must have"`
 	InsecureIgnoreHost   bool   `name:"insecureIgnoreHostKey" help:"take any server for the right one; for tests only"`
 	SequentialMode       bool   `name:"sequentialMode" help:"one request at a time, each in small steps that wait for each other; for servers that cannot do better"`
+}
+
+// Check refuses what nobody could log in with. It implements [components.Checker].
+func (o *Options) Check() error {
+	_, err := o.login()
+	return err
 }
 
 // fileName is the metadata entry that names the file.

@@ -25,7 +25,7 @@ func Register(r *components.Registry) {
 		Version:     "v1",
 		Status:      components.Alpha,
 		Description: "Sends mail through an SMTP server.",
-	}, func(_ context.Context, _ components.Instance, o Options) (bindings.Binding, error) {
+	}, func(_ context.Context, _ components.Instance, o Options) (*Binding, error) {
 		return Open(o)
 	})
 }
@@ -43,6 +43,29 @@ type Options struct {
 	EmailBCC      string `name:"emailBCC" help:"recipients of copies that the others do not see, separated by semicolons; a request may give its own"`
 	Subject       string `name:"subject" help:"the subject; a request may give its own, and one of the two must"`
 	Priority      int    `name:"priority" default:"3" help:"what the header X-Priority says, from 1 to 5; a request may give its own"`
+}
+
+// Check refuses what no mail could be sent with. It implements [components.Checker].
+func (o *Options) Check() error {
+	switch {
+	case o.Port == 0:
+		return errors.New("metadata property \"port\" is 0, but must be from 1 to 65535")
+	case (o.User == "") != (o.Password == ""):
+		return errors.New("metadata properties \"user\" and \"password\" must be given together, or neither")
+	}
+	if err := checkPriority(o.Priority); err != nil {
+		return fmt.Errorf("metadata property \"priority\" %w", err)
+	}
+	for _, p := range []struct{ name, value string }{{"emailFrom", o.EmailFrom}, {"emailTo", o.EmailTo}, {"emailCC", o.EmailCC}, {"emailBCC", o.EmailBCC}} {
+		if list := addresses(p.value); len(list) == 0 {
+			continue
+		} else if err := mail.NewMsg().To(list...); err != nil {
+			return fmt.Errorf("metadata property %q is %q, which has something that is no mail address: %w", p.name, p.value, err)
+		} else if p.name == "emailFrom" && len(list) > 1 {
+			return fmt.Errorf("metadata property \"emailFrom\" is %q, but a mail has one sender: give one address", p.value)
+		}
+	}
+	return nil
 }
 
 // sendLimit bounds sending one mail, with connecting.
@@ -69,26 +92,8 @@ type Binding struct {
 
 var _ bindings.Output = (*Binding)(nil)
 
-// Open checks the metadata. Each mail is sent on a connection of its own.
+// Open makes the binding. Each mail is sent on a connection of its own.
 func Open(o Options) (*Binding, error) {
-	switch {
-	case o.Port == 0:
-		return nil, errors.New("metadata property \"port\" is 0, but must be from 1 to 65535")
-	case (o.User == "") != (o.Password == ""):
-		return nil, errors.New("metadata properties \"user\" and \"password\" must be given together, or neither")
-	}
-	if err := checkPriority(o.Priority); err != nil {
-		return nil, fmt.Errorf("metadata property \"priority\" %w", err)
-	}
-	for _, p := range []struct{ name, value string }{{"emailFrom", o.EmailFrom}, {"emailTo", o.EmailTo}, {"emailCC", o.EmailCC}, {"emailBCC", o.EmailBCC}} {
-		if list := addresses(p.value); len(list) == 0 {
-			continue
-		} else if err := mail.NewMsg().To(list...); err != nil {
-			return nil, fmt.Errorf("metadata property %q is %q, which has something that is no mail address: %w", p.name, p.value, err)
-		} else if p.name == "emailFrom" && len(list) > 1 {
-			return nil, fmt.Errorf("metadata property \"emailFrom\" is %q, but a mail has one sender: give one address", p.value)
-		}
-	}
 	b := &Binding{options: o}
 	b.ctx, b.cancel = context.WithCancel(context.Background())
 	return b, nil

@@ -75,9 +75,6 @@ const (
 
 // Open connects to the server. An error names its address, the cause and a remedy.
 func Open(ctx context.Context, o Options, log *slog.Logger) (*Broker, error) {
-	if err := o.check(); err != nil {
-		return nil, err
-	}
 	b := &Broker{
 		options: o, address: o.addresses(), log: log,
 		gone: make(chan struct{}), closing: make(chan struct{}), subs: map[*subscription]struct{}{},

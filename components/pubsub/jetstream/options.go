@@ -63,8 +63,9 @@ const (
 	defaultHeartbeat     = 5 * time.Second
 )
 
-// check refuses what the server would refuse later, or would not notice, and completes what follows from other settings.
-func (o *Options) check() error {
+// Check refuses what the server would refuse later, or would not notice, and completes what follows from other settings. It
+// implements [components.Checker].
+func (o *Options) Check() error {
 	o.DeliverPolicy, o.AckPolicy, o.ConcurrencyMode = strings.ToLower(o.DeliverPolicy), strings.ToLower(o.AckPolicy), strings.ToLower(o.ConcurrencyMode)
 	if o.FlowControl && o.Heartbeat == 0 {
 		o.Heartbeat = defaultHeartbeat
@@ -113,7 +114,8 @@ func (o *Options) check() error {
 			return fmt.Errorf(`metadata property "backOff" has the delay %s, but delays must not be negative`, d)
 		}
 	}
-	return nil
+	_, err := o.connection()
+	return err
 }
 
 // checkAddresses refuses what the client library would, whose error has the whole text and with it the password.

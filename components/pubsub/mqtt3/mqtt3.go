@@ -45,9 +45,17 @@ func Register(r *components.Registry) {
 type Options struct {
 	mqttclient.Options
 	ConsumerID   string `name:"consumerID" help:"the client id at the broker, which must differ between replicas: {uuid} or {podName} make it so; default is the app id"`
-	QoS          uint8  `name:"qos" default:"1" allowed:"0,1,2" help:"quality of service of publishing and subscribing: 0 at most once, 1 at least once, 2 exactly once on the way to and from the broker"`
+	QoS          uint8  `name:"qos" default:"1" allowed:"0,1,2" help:"quality of service of publishing and subscribing: 0 at most once, 1 at least once, 2 exactly once on the way to and from the broker. MQTT 3.1.1 cannot tell that a broker dropped a message over its size limit (message_size_limit in Mosquitto), even one that it acknowledged"`
 	Retain       bool   `name:"retain" help:"the broker keeps the last message of each topic for those who subscribe later; the metadata retain of a message wins"`
 	CleanSession bool   `name:"cleanSession" help:"the broker forgets subscriptions and messages when the connection ends"`
+}
+
+// Check says which property cannot be followed, and why. It implements [components.Checker].
+func (o *Options) Check() error {
+	if o.ConsumerID = strings.TrimSpace(o.ConsumerID); o.ConsumerID == "" {
+		return errors.New("metadata property \"consumerID\" is empty: set it to a client id that no other connection to the broker has")
+	}
+	return o.Options.Check()
 }
 
 // requestLimit bounds a publish and the start of a subscription (Dapr API, MQTT).
@@ -73,10 +81,6 @@ var (
 
 // Open connects to the broker.
 func Open(ctx context.Context, o Options, inst components.Instance) (*Broker, error) {
-	o.ConsumerID = strings.TrimSpace(o.ConsumerID)
-	if o.ConsumerID == "" {
-		return nil, errors.New("metadata property \"consumerID\" is empty: set it to a client id that no other connection to the broker has")
-	}
 	log := inst.Log
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)

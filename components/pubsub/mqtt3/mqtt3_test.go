@@ -367,8 +367,14 @@ func TestErrors(t *testing.T) {
 	defer broker.Start()
 	ctx, cancel := context.WithTimeout(within(t), 50*time.Millisecond)
 	defer cancel()
-	if err := b.Publish(ctx, pubsub.PublishRequest{Topic: "a"}); status.Code(err) != codes.Unavailable {
-		t.Errorf("publish without a broker: %v", err)
+	err := b.Publish(ctx, pubsub.PublishRequest{Topic: "a"})
+	if status.Code(err) != codes.Unavailable {
+		t.Fatalf("publish without a broker: %v", err)
+	}
+	for _, want := range []string{"waited in vain for the acknowledgement", "mqtt://" + broker.Addr, `check that the broker runs and that the metadata property "url" is right`} {
+		if !strings.Contains(err.Error(), want) {
+			t.Errorf("the error of a publish without a broker does not name %q: %v", want, err)
+		}
 	}
 }
 

@@ -90,8 +90,8 @@ func (o *Options) settings() (rabbitmqclient.Settings, error) {
 	return s, nil
 }
 
-// check refuses values that mean nothing.
-func (o *Options) check() error {
+// Check refuses values that mean nothing, and settings by which no connection can be made. It implements [components.Checker].
+func (o *Options) Check() error {
 	switch {
 	case o.DeliveryMode > 2:
 		return fmt.Errorf(`metadata property "deliveryMode" is %d, but must be 0 or 1 for messages in memory, or 2 for messages on disk`, o.DeliveryMode)
@@ -102,7 +102,11 @@ func (o *Options) check() error {
 	case o.MaxLenBytes < 0:
 		return fmt.Errorf(`metadata property "maxLenBytes" is %d, but must not be negative`, o.MaxLenBytes)
 	}
-	return nil
+	s, err := o.settings()
+	if err != nil {
+		return err
+	}
+	return s.Check()
 }
 
 // deletedWhenUnused applies to exchanges, and to queues that can.
@@ -140,9 +144,6 @@ var (
 
 // Open connects to the broker.
 func Open(ctx context.Context, o Options, log *slog.Logger, clock clockwork.Clock) (*Broker, error) {
-	if err := o.check(); err != nil {
-		return nil, err
-	}
 	settings, err := o.settings()
 	if err != nil {
 		return nil, err

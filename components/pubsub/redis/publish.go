@@ -2,7 +2,12 @@ package redis
 
 import (
 	"context"
+	"errors"
+	"fmt"
+	"io"
 	"strconv"
+	"strings"
+	"syscall"
 
 	"github.com/redis/rueidis"
 
@@ -29,9 +34,27 @@ func (b *Broker) Publish(ctx context.Context, req pubsub.PublishRequest) error {
 		return b.client.Do(ctx, b.add(req.Topic, rueidis.BinaryString(req.Data), req.Metadata != nil, metadata)).Error()
 	})
 	if err != nil {
-		return b.failed("publish to", req.Topic, err)
+		return b.failed("publish to", req.Topic, oversized(err, max(len(req.Data), len(metadata))))
 	}
 	return nil
+}
+
+// leastOversized is the size in bytes from which a message may be what a server ended the connection over. proto-max-bulk-len
+// is 1 MiB at least, but a server that only speaks Redis' protocol may take less.
+const leastOversized = 512 << 10
+
+// oversized adds the size of a message and a remedy to an error that a server's limit may be the cause of. The server tells its
+// limit in no answer: it ends the connection, and its word of why may not arrive.
+func oversized(err error, size int) error {
+	if size < leastOversized {
+		return err
+	}
+	ended := errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE) || errors.Is(err, io.EOF) ||
+		strings.Contains(err.Error(), "connection reset by peer") || strings.Contains(err.Error(), "broken pipe")
+	if !ended && !strings.Contains(err.Error(), "invalid bulk length") {
+		return err
+	}
+	return fmt.Errorf("%w; the message has %d bytes, which may be more than the server takes: raise proto-max-bulk-len in its configuration, or send a smaller message", err, size)
 }
 
 // add is the command that adds an entry and, where wanted, cuts off old ones.

@@ -58,7 +58,9 @@ type Options struct {
 // minRetryInterval is the default wait before a retry in publish/subscribe.
 const minRetryInterval = 8 * time.Millisecond
 
-func (o *Options) check() error {
+// Check refuses values with which no message would be handled, and what [redisclient.Options.Check] does. It implements
+// [components.Checker].
+func (o *Options) Check() error {
 	switch {
 	case o.ConsumerID == "":
 		return errors.New("metadata property \"consumerID\" is empty, but it names the consumer group: give the app an id, or set it")
@@ -71,7 +73,7 @@ func (o *Options) check() error {
 	case o.StreamTTL < 0:
 		return fmt.Errorf("metadata property \"streamTTL\" is %v, but an age cannot be negative: set it to e.g. 24h, or remove it to keep messages", o.StreamTTL)
 	}
-	return nil
+	return o.Options.Check()
 }
 
 // Broker publishes to and reads from streams.
@@ -105,9 +107,6 @@ const defaultBlock = 30 * time.Second
 
 // Open connects to the server. Messages that are not delivered are reported to log.
 func Open(ctx context.Context, o Options, log *slog.Logger, clock clockwork.Clock) (*Broker, error) {
-	if err := o.check(); err != nil {
-		return nil, err
-	}
 	// Every subscription has a connection to wait on, so a limit would keep some from reading.
 	o.PoolSize = math.MaxInt32
 	client, err := o.Options.Open(ctx, minRetryInterval)

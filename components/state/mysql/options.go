@@ -50,6 +50,16 @@ func (o *Options) complete(properties map[string]string) error {
 	return nil
 }
 
+// Check refuses what the tables could not be found by, or the server not called with. It implements [components.Checker].
+func (o *Options) Check() error {
+	completed := *o
+	if err := completed.complete(nil); err != nil {
+		return err
+	}
+	_, err := completed.config(slog.New(slog.DiscardHandler))
+	return err
+}
+
 // identifier reports whether name can stand between backquotes in SQL text as it is.
 func identifier(name string) bool {
 	for _, r := range name {

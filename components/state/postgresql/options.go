@@ -14,6 +14,18 @@ type Connection struct {
 	CleanupInterval   time.Duration `name:"cleanupInterval" aliases:"cleanupIntervalInSeconds" default:"1h" help:"how often to remove expired items; 0 never does"`
 }
 
+// check examines the properties, with the name of the table that the named one comes to.
+func (c *Connection) check(property, table string) error {
+	completed := *c
+	if err := completed.complete(nil); err != nil {
+		return err
+	}
+	if _, _, err := tables(property, table, completed.MetadataTableName); err != nil {
+		return err
+	}
+	return c.Options.Check()
+}
+
 // complete fills in defaults of empty properties and checks the others.
 func (c *Connection) complete(properties map[string]string) error {
 	if c.MetadataTableName == "" {

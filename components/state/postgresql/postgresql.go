@@ -3,6 +3,7 @@
 package postgresql
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -30,6 +31,16 @@ type OptionsV1 struct {
 type OptionsV2 struct {
 	Connection
 	TablePrefix string `name:"tablePrefix" help:"what stands before \"state\" in the name of the table: a prefix, a schema with a dot, or both"`
+}
+
+// Check refuses what the tables could not be found by, or the server not called with. It implements [components.Checker].
+func (o *OptionsV1) Check() error {
+	return o.check("tableName", cmp.Or(o.TableName, "state"))
+}
+
+// Check refuses what the tables could not be found by, or the server not called with. It implements [components.Checker].
+func (o *OptionsV2) Check() error {
+	return o.check("tablePrefix", o.TablePrefix+"state")
 }
 
 // Register adds the component types to r.

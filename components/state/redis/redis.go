@@ -44,6 +44,15 @@ type Options struct {
 	ProcessingTimeout components.Millis `name:"processingTimeout" help:"accepted without effect: of use to publish/subscribe only"`
 }
 
+// Check refuses queryIndexes that cannot be read, and what [redisclient.Options.Check] does. It implements
+// [components.Checker].
+func (o *Options) Check() error {
+	if _, err := parseIndexes(o.QueryIndexes); err != nil {
+		return err
+	}
+	return o.Options.Check()
+}
+
 // minRetryInterval is the default wait before a retry in state stores.
 const minRetryInterval = 2 * time.Second
 
