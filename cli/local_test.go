@@ -92,7 +92,7 @@ func TestRunWithDefaultBroker(t *testing.T) {
 // Events that the command publishes arrive as those of apps do.
 func TestPublish(t *testing.T) {
 	t.Parallel()
-	home, app := t.TempDir(), id("inventory")
+	home, app := t.TempDir(), id("stock")
 	subscriber := dapr(t, home, "subscribe", "run", "--app-id", app, "--app-port", freePort(t), "--", self(t))
 	subscriber.await("You're up and running!")
 	file := filepath.Join(home, "event.json")

@@ -131,7 +131,7 @@ func testApp(kind string) int {
 		}
 	case "subscribe": // prints what comes on the topic orders
 		go func() {
-			_ = http.ListenAndServe("127.0.0.1:"+os.Getenv("APP_PORT"), http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			err := http.ListenAndServe("127.0.0.1:"+os.Getenv("APP_PORT"), http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 				if r.URL.Path == "/dapr/subscribe" {
 					fmt.Fprint(w, `[{"pubsubname":"pubsub","topic":"orders","route":"/orders"}]`)
 					return
@@ -143,6 +143,7 @@ func testApp(kind string) int {
 					fmt.Printf("got %v\n", event.Data)
 				}
 			}))
+			fmt.Println("the app cannot listen:", err)
 		}()
 		<-term
 		return 0
