@@ -10,11 +10,15 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"maps"
 	"reflect"
 	"slices"
 	"strings"
+	"sync"
 
 	"github.com/jonboulle/clockwork"
+
+	"outrigger.dev/identity"
 )
 
 // Category is the first part of a component's type in YAML: the "state" of "state.redis".
@@ -98,6 +102,8 @@ type Sidecar struct {
 	HostAddress string
 	// HTTPPort, GRPCPort, InternalPort and AppPort are 0 when there is none.
 	HTTPPort, GRPCPort, InternalPort, AppPort int
+	// Identity is the sidecar's own X.509 and JWT identity, for components that authenticate with it; nil without mTLS.
+	Identity identity.Source
 }
 
 // Instance is one configured component: the identity and surroundings given to the function that opens it.
@@ -149,27 +155,29 @@ func (d *Descriptor) Open(ctx context.Context, inst Instance) (any, error) {
 	return d.open(ctx, inst, options.Elem().Interface())
 }
 
-// Registry maps the types that YAML names to their descriptors. The zero value is empty and ready to use. Filling it is
-// not safe for concurrent use; looking up is.
+// Registry maps the types that YAML names to their descriptors. The zero value is empty and ready to use. Filling it by
+// [Register] is not safe for concurrent use; [Replace] and looking up are.
 type Registry struct {
 	byKey map[string]*Descriptor
 	all   []*Descriptor
+
+	mu sync.RWMutex
+	// replaced are the types that Replace has put before those of the build, by their plain name.
+	replaced map[string]*Descriptor
+}
+
+// Clone is a registry of its own with the same types: what is added to it is not in r.
+func (r *Registry) Clone() *Registry {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	return &Registry{byKey: maps.Clone(r.byKey), all: slices.Clone(r.all), replaced: maps.Clone(r.replaced)}
 }
 
 // Register adds a component type to r. O is the options struct (see [Field] for its tags), C what the category's contract
 // promises. Contract packages wrap it; components call the wrapper. Registering a name and version twice panics, for it
 // is a mistake in the program.
 func Register[O, C any](r *Registry, category Category, info Info, open func(ctx context.Context, inst Instance, options O) (C, error)) {
-	t := reflect.TypeFor[O]()
-	d := &Descriptor{Info: info, Category: category, options: t}
-	d.Fields, d.FreeForm = fieldsOf(t)
-	d.open = func(ctx context.Context, inst Instance, options any) (any, error) {
-		c, err := open(ctx, inst, options.(O))
-		if err != nil {
-			return nil, err
-		}
-		return c, nil
-	}
+	d := describe(category, info, open)
 	if r.byKey == nil {
 		r.byKey = map[string]*Descriptor{}
 	}
@@ -183,13 +191,54 @@ func Register[O, C any](r *Registry, category Category, info Info, open func(ctx
 	r.all = append(r.all, d)
 }
 
+func describe[O, C any](category Category, info Info, open func(ctx context.Context, inst Instance, options O) (C, error)) *Descriptor {
+	t := reflect.TypeFor[O]()
+	d := &Descriptor{Info: info, Category: category, options: t}
+	d.Fields, d.FreeForm = fieldsOf(t)
+	d.open = func(ctx context.Context, inst Instance, options any) (any, error) {
+		c, err := open(ctx, inst, options.(O))
+		if err != nil {
+			return nil, err
+		}
+		return c, nil
+	}
+	return d
+}
+
+// Replace adds a component type that the build does not have, such as a pluggable one, to r. It is found under the version
+// "v1", and so under "v0" and none, in place of a type of the build with the same name (or alias) and no other version, and of
+// one that Replace has added before. A name that the build has in several versions stays what it is, and the error says so (Dapr
+// API, pluggable components: registration).
+func Replace[O, C any](r *Registry, category Category, info Info, open func(ctx context.Context, inst Instance, options O) (C, error)) error {
+	info.Version = "v1"
+	d := describe(category, info, open)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if versions := r.built(category, info.Name); len(versions) > 1 || len(versions) == 1 && versions[0].Version != "v1" {
+		return fmt.Errorf("%s has the versions %s in this build, which come first: give the component another name", d.Type(), strings.Join(versionNames(versions), ", "))
+	}
+	if r.replaced == nil {
+		r.replaced = map[string]*Descriptor{}
+	}
+	r.replaced[key(category, info.Name, info.Version)] = d
+	return nil
+}
+
 func key(c Category, name, version string) string {
 	return string(c) + "." + strings.ToLower(name) + "/" + strings.ToLower(version)
 }
 
-// All returns every registered descriptor, sorted by type and version.
+// All returns every registered descriptor, sorted by type and version. Types of the build whose own name was replaced are not
+// among them.
 func (r *Registry) All() []*Descriptor {
-	all := slices.Clone(r.all)
+	r.mu.RLock()
+	all := slices.Collect(maps.Values(r.replaced))
+	for _, d := range r.all {
+		if _, hidden := r.replaced[key(d.Category, d.Name, d.Version)]; !hidden {
+			all = append(all, d)
+		}
+	}
+	r.mu.RUnlock()
 	slices.SortFunc(all, func(a, b *Descriptor) int {
 		if c := strings.Compare(a.Type(), b.Type()); c != 0 {
 			return c
@@ -229,24 +278,39 @@ func SplitType(full string) (c Category, name string, ok bool) {
 // empty version, "v0" and "v1" mean the same for types with one version; for types with several an empty version means
 // the default one.
 func (r *Registry) Lookup(c Category, name, version string) (*Descriptor, error) {
+	initial := false
+	switch strings.ToLower(version) {
+	case "", "v0", "v1":
+		initial = true
+		r.mu.RLock()
+		d, ok := r.replaced[key(c, name, "v1")]
+		r.mu.RUnlock()
+		if ok {
+			return d, nil
+		}
+	}
 	if d, ok := r.byKey[key(c, name, version)]; ok {
 		return d, nil
 	}
 	versions := r.versions(c, name)
-	switch strings.ToLower(version) {
-	case "", "v0", "v1":
-		for _, d := range versions {
-			if d.Default || len(versions) == 1 && d.Version == "v1" {
-				return d, nil
-			}
+	for _, d := range versions {
+		if initial && (d.Default || len(versions) == 1 && d.Version == "v1") {
+			return d, nil
 		}
 	}
 	return nil, &NotFoundError{Category: c, Name: name, Version: version, Versions: versionNames(versions), Known: r.names(c)}
 }
 
 func (r *Registry) versions(c Category, name string) []*Descriptor {
+	return named(r.All(), c, name)
+}
+
+// built are the versions of a name that Register has added.
+func (r *Registry) built(c Category, name string) []*Descriptor { return named(r.all, c, name) }
+
+func named(all []*Descriptor, c Category, name string) []*Descriptor {
 	var found []*Descriptor
-	for _, d := range r.All() {
+	for _, d := range all {
 		if d.Category == c && (strings.EqualFold(d.Name, name) || slices.ContainsFunc(d.Aliases, func(a string) bool { return strings.EqualFold(a, name) })) {
 			found = append(found, d)
 		}

@@ -8,6 +8,8 @@ import (
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/protobuf/types/known/anypb"
+
+	"outrigger.dev/identity"
 )
 
 // Field is one header or metadata entry. A repeated name stands repeatedly.
@@ -82,6 +84,9 @@ type Request struct {
 	Stream io.Reader
 	// Length is the stream's length in bytes, -1 when unknown.
 	Length int64
+	// Caller is who called, from the certificate of the connection that the request came by; nil without mTLS, and for calls of
+	// the own app.
+	Caller *identity.Peer
 	// EventStream is set when the client accepts exactly text/event-stream.
 	EventStream bool
 }

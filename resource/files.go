@@ -1,8 +1,10 @@
 package resource
 
 import (
+	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -72,5 +74,13 @@ func unreadable(path string, err error) Problem {
 	return Problem{
 		Origin: Origin{File: path}, Severity: Error, Message: fmt.Sprintf("cannot read the resource file: %v", err),
 		Remedy: "make it a readable file of at most 16 MiB, or remove it",
+	}
+}
+
+// unreadable reports a file that is passed over.
+func (l *loader) unreadable(file string, err error) {
+	if !errors.Is(err, fs.ErrNotExist) || l.again == nil { // while a sidecar runs a file may go at any moment
+		l.again.broke(file)
+		l.problems = append(l.problems, unreadable(file, err))
 	}
 }

@@ -51,8 +51,17 @@ func (e *LoadError) Unwrap() error { return e.Err }
 // has the kinds that loaded.
 func Load(ctx context.Context, opts Options) (*Set, []Problem, error) {
 	l := newLoader(opts)
+	err := l.dirs(ctx)
+	if ctx.Err() != nil {
+		return &Set{}, l.problems, err
+	}
+	return &l.set, l.problems, err
+}
+
+// dirs loads everything.
+func (l *loader) dirs(ctx context.Context) error {
 	var fatal []error
-	for _, dir := range opts.Dirs {
+	for _, dir := range l.opts.Dirs {
 		files, problems, err := resourceFiles(dir)
 		l.problems = append(l.problems, problems...)
 		if err != nil {
@@ -61,24 +70,28 @@ func Load(ctx context.Context, opts Options) (*Set, []Problem, error) {
 		}
 		for _, file := range files {
 			if err := ctx.Err(); err != nil {
-				return &Set{}, l.problems, err
+				return err
 			}
 			data, err := readFile(file)
 			if err != nil {
-				l.problems = append(l.problems, unreadable(file, err))
+				l.unreadable(file, err)
 				continue
 			}
-			l.file(file, data)
+			if len(data) == 0 {
+				l.again.broke(file)
+			}
+			l.read(file, data)
 		}
 	}
-	fatal = append(fatal, l.finish()...)
-	return &l.set, l.problems, errors.Join(fatal...)
+	return errors.Join(append(fatal, l.finish()...)...)
 }
 
 // loader is the state of one Load.
 type loader struct {
-	opts          Options
-	decoder       *decoder
+	opts    Options
+	decoder *decoder
+	// again is what a load that is repeated while a sidecar runs needs; nil at start.
+	again         *again
 	set           Set
 	problems      []Problem
 	subscriptions map[string]int // position in set.Subscriptions by name
@@ -98,8 +111,8 @@ func newLoader(opts Options) *loader {
 	return l
 }
 
-// file loads all documents of a file.
-func (l *loader) file(path string, data []byte) {
+// read loads all documents of a file.
+func (l *loader) read(path string, data []byte) {
 	for _, doc := range splitDocuments(data) {
 		origin := Origin{File: path, Document: doc.index, Line: doc.line}
 		root, repeated, err := parseNode(doc)
@@ -137,6 +150,7 @@ func (l *loader) unparsable(origin Origin, line int, kind, name string, err erro
 	if line > 0 {
 		origin.Line = line
 	}
+	l.again.broke(origin.File)
 	l.problems = append(l.problems, Problem{
 		Origin: origin, Severity: Error, Kind: kind, Name: name,
 		Message: fmt.Sprintf("daprd load %s error when parsing manifests yaml resource in %s: %v", kind, origin.File, err),
@@ -292,6 +306,7 @@ func (l *loader) finish() []error {
 	if !failed(l.policies.err()) {
 		for _, p := range l.policies.items {
 			if err := p.Validate(); err != nil {
+				l.again.broke(p.Origin.File)
 				l.problems = append(l.problems, Problem{
 					Origin: p.Origin, Severity: Error, Kind: KindWorkflowAccessPolicy, Name: p.Metadata.Name,
 					Message: fmt.Sprintf("WorkflowAccessPolicy %q failed validation, skipping: %v", p.Metadata.Name, err),
@@ -370,6 +385,11 @@ func (c *collector[T]) add(r T) {
 		return
 	}
 	if existing, ok := c.byName[name]; ok {
+		if c.loader.again.prefers(c.kind, r, existing) {
+			c.replace(existing, r)
+			r, existing = existing, r
+			head = r.Head()
+		}
 		c.repeats = append(c.repeats, fmt.Sprintf("duplicate definition of %s name %s with existing %s: %s repeats %s, rename one of them",
 			c.kind, r.LogName(), existing.LogName(), head.Origin, existing.Head().Origin))
 		return
@@ -381,9 +401,27 @@ func (c *collector[T]) add(r T) {
 	c.items = append(c.items, r)
 }
 
-// err returns the duplicates as one error, a line for each.
+// replace puts a resource in the place of another of the same name.
+func (c *collector[T]) replace(old, r T) {
+	name := old.Head().Metadata.Name
+	c.byName[name] = r
+	for i := range c.items {
+		if any(c.items[i]) == any(old) {
+			c.items[i] = r
+		}
+	}
+}
+
+// err returns the duplicates as one error, a line for each. While a sidecar runs they are only reported: the first counts, or
+// the one that is in use.
 func (c *collector[T]) err() error {
 	if len(c.repeats) == 0 {
+		return nil
+	}
+	if c.loader.again != nil {
+		for _, text := range c.repeats {
+			c.loader.problems = append(c.loader.problems, Problem{Severity: Error, Kind: c.kind, Message: text, Remedy: "the repetition has no effect"})
+		}
 		return nil
 	}
 	return &LoadError{Kind: c.kind, Err: errors.New(strings.Join(c.repeats, "\n"))}

@@ -408,7 +408,7 @@ func FuzzLoad(f *testing.F) {
 	f.Add([]byte("apiVersion: dapr.io/v1alpha1\nkind: MCPServer\nmetadata: {name: m}\nspec: {endpoint: {sse: {url: x, headers: [{name: !!binary aGk=}]}}}\n"))
 	f.Fuzz(func(t *testing.T, data []byte) {
 		l := newLoader(Options{})
-		l.file("f.yaml", data)
+		l.read("f.yaml", data)
 		l.finish()
 		// YAML breaks lines at more than newlines.
 		lines := 1

@@ -8,7 +8,6 @@ import (
 
 	"outrigger.dev/app"
 	"outrigger.dev/blocks/pubsub"
-	"outrigger.dev/resource"
 	"outrigger.dev/telemetry/health"
 	"outrigger.dev/telemetry/logging"
 )
@@ -27,22 +26,6 @@ func (s *Sidecar) appOptions() app.Options {
 		}
 	}
 	return options
-}
-
-// openEndpoints makes the channels to HTTPEndpoint resources, whose secrets are resolved now that the stores are there.
-func (s *Sidecar) openEndpoints(ctx context.Context) (*app.External, error) {
-	o := &s.options
-	var endpoints []*resource.HTTPEndpoint
-	for _, e := range s.resources.HTTPEndpoints {
-		resolved, problems, err := s.loader.resolver.HTTPEndpoint(ctx, e)
-		reportProblems(s.log, problems)
-		if err != nil {
-			s.log.Warn(fmt.Sprintf("HTTPEndpoint %s is not loaded: %s", e.Metadata.Name, err))
-			continue
-		}
-		endpoints = append(endpoints, resolved)
-	}
-	return app.NewExternal(app.ExternalOptions{Endpoints: endpoints, MaxConcurrency: o.AppMaxConcurrency, MaxBodySize: o.MaxBodySize, Log: s.log, Metrics: s.metrics})
 }
 
 // awaitApp waits until the app listens, and follows its health from then on until ctx ends (Dapr API, start-up: steps 16
@@ -98,7 +81,7 @@ func (s *Sidecar) startBindings(ctx context.Context) {
 // declareSubscriptions hands the Subscription resources that are meant for this app to the block.
 func (s *Sidecar) declareSubscriptions() error {
 	var list []pubsub.Subscription
-	for _, r := range s.resources.Subscriptions {
+	for _, r := range s.resources.Load().Subscriptions {
 		list = append(list, pubsub.FromResource(r))
 	}
 	return s.pubsub.Declare(list)

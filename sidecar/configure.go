@@ -30,13 +30,22 @@ func (s *Sidecar) configure(ctx context.Context) error {
 	if s.metrics, err = metrics.New(metricsOptions(o, m, logging.Scope(o.Log, logging.ScopeRuntime))); err != nil {
 		return fmt.Errorf("error loading configuration: %w", err)
 	}
-	set, problems, err := resource.Load(ctx, resource.Options{Dirs: o.ResourcesPaths, Namespace: o.Namespace, AppID: o.AppID, Deny: config.Spec.Components.Deny})
+	if err := s.watch(); err != nil {
+		return err
+	}
+	set, problems, err := resource.Load(ctx, s.loadOptions())
 	reportProblems(logging.Scope(o.Log, logging.ScopeDiskLoader), problems)
 	if err != nil {
 		return fmt.Errorf("failed to load components: %w", err)
 	}
-	s.resources = set
+	s.resources.Store(set)
 	return nil
+}
+
+// loadOptions say which resources are meant for this sidecar.
+func (s *Sidecar) loadOptions() resource.Options {
+	o := &s.options
+	return resource.Options{Dirs: o.ResourcesPaths, Namespace: o.Namespace, AppID: o.AppID, Deny: s.config.Spec.Components.Deny}
 }
 
 // refuseUnenforced refuses a Configuration whose protections this version would silently leave out.

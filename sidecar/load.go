@@ -41,11 +41,14 @@ type loader struct {
 
 	mu     sync.Mutex
 	loaded []*loaded
+	// refused are versions of components that were found not to work, or not to be for this version, by name.
+	refused map[string]*resource.Component
 }
 
 // loaded is a component in service, in the order of the resources.
 type loaded struct {
 	order        int
+	resource     *resource.Component
 	name         string
 	typ, version string
 	capabilities []string
@@ -132,43 +135,22 @@ func (l *loader) open(ctx context.Context, order int, c *resource.Component) (mi
 }
 
 func (l *loader) tryOpen(ctx context.Context, order int, c *resource.Component) error {
-	category, name, ok := components.SplitType(c.Spec.Type)
-	if !ok || category == components.NameResolution { // which the Configuration names, not a resource
-		return fmt.Errorf("incorrect type %s", c.Spec.Type)
-	}
-	if block, unbuilt := unbuiltCategories[category]; unbuilt {
-		l.log.Warn(fmt.Sprintf("Component %s is not loaded: this version does not have the %s building block yet", c.LogName(), block), "component", c.LogName())
-		return nil
-	}
 	ctx, cancel := context.WithTimeout(ctx, c.InitDeadline())
 	defer cancel()
-	resolved, problems, err := l.resolver.Component(ctx, c)
-	l.report(problems)
-	if err != nil {
+	p, err := l.prepare(ctx, c)
+	if err != nil || p == nil {
 		return err
 	}
-	items, namespaced, err := l.templates.Expand(resolved.Spec.Metadata)
-	if err != nil {
-		return initFailure("INIT_COMPONENT_FAILURE", c, err)
+	if d := p.descriptor; d.Deprecated != "" {
+		l.log.Warn(fmt.Sprintf("WARNING: %s %s/%s is deprecated and will be removed in a future version, please use %s", p.category, c.Spec.Type, d.Version, d.Deprecated))
 	}
-	descriptor, err := l.registry.Lookup(category, name, c.Spec.Version)
-	if err != nil {
-		return initFailure("CREATE_COMPONENT_FAILURE", c, err)
-	}
-	if descriptor.Deprecated != "" {
-		l.log.Warn(fmt.Sprintf("WARNING: %s %s/%s is deprecated and will be removed in a future version, please use %s", category, c.Spec.Type, descriptor.Version, descriptor.Deprecated))
-	}
-	properties := resource.Properties(items)
-	if category == components.PubSub {
-		l.setConsumerID(properties)
-	}
-	for _, f := range descriptor.CheckEach(properties) {
+	for _, f := range p.descriptor.CheckEach(p.properties) {
 		if !f.Fatal {
 			l.log.Warn(fmt.Sprintf("Component %s: %s", c.LogName(), f), "file", c.Origin.String())
 		}
 	}
-	instance, err := descriptor.Open(ctx, components.Instance{
-		Name: c.Metadata.Name, Type: c.Spec.Type, Version: c.Spec.Version, Properties: properties, Sidecar: l.sidecar,
+	instance, err := p.descriptor.Open(ctx, components.Instance{
+		Name: c.Metadata.Name, Type: c.Spec.Type, Version: c.Spec.Version, Properties: p.properties, Sidecar: l.sidecar,
 		Log: logging.Scope(l.options.Log, logging.ScopeContrib).With("component", c.LogName()), Clock: l.options.Clock,
 	})
 	if err != nil {
@@ -177,7 +159,7 @@ func (l *loader) tryOpen(ctx context.Context, order int, c *resource.Component) 
 		}
 		return initFailure("INIT_COMPONENT_FAILURE", c, err)
 	}
-	return l.add(ctx, order, c, opened{instance: instance, properties: properties, items: items, namespaced: namespaced})
+	return l.add(ctx, order, c, opened{instance: instance, properties: p.properties, items: p.items, namespaced: p.namespaced})
 }
 
 // setConsumerID names the app as the consumer where the resource does not (Dapr API, publish and subscribe: consumerID).
@@ -205,7 +187,7 @@ func initFailure(kind string, c *resource.Component, err error) error {
 
 // add puts an opened component into service.
 func (l *loader) add(ctx context.Context, order int, c *resource.Component, o opened) error {
-	entry := &loaded{order: order, name: c.Metadata.Name, typ: c.Spec.Type, version: c.Spec.Version}
+	entry := &loaded{order: order, resource: c, name: c.Metadata.Name, typ: c.Spec.Type, version: c.Spec.Version}
 	switch instance := o.instance.(type) {
 	case statestores.Store:
 		names := map[string]string{}

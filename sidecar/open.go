@@ -157,10 +157,13 @@ func (s *Sidecar) openInvocation(ctx context.Context, identity components.Sideca
 	external, err := s.openEndpoints(ctx)
 	if err != nil {
 		s.log.Warn(err.Error())
-	} else {
-		options.External = external
-		down.close = append(down.close, external.Close)
+		if external, err = app.NewExternal(app.ExternalOptions{MaxConcurrency: o.AppMaxConcurrency, MaxBodySize: o.MaxBodySize, Log: s.log, Metrics: s.metrics}); err != nil {
+			return err
+		}
 	}
+	s.endpoints.now.Store(external)
+	options.External = &s.endpoints
+	down.close = append(down.close, s.endpoints.Close)
 	s.peers = mesh.NewClient(mesh.ClientOptions{MaxBodySize: o.MaxBodySize, Dial: o.Dial, Log: s.log, Metrics: s.metrics, Clock: o.Clock})
 	down.close = append(down.close, func(context.Context) error { s.peers.Close(); return nil })
 	options.Peers = s.peers

@@ -59,6 +59,9 @@ type Options struct {
 	ConfigPaths    []string
 	ResourcesPaths []string
 
+	// ReconcileInterval is how often hot reload looks at the resources without having noticed a change; 0 or less means 60 s.
+	ReconcileInterval time.Duration
+
 	// EnableAPILogging overrides the Configuration when set.
 	EnableAPILogging *bool
 	AllowedOrigins   string

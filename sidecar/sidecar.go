@@ -37,10 +37,12 @@ var (
 
 // Sidecar is one sidecar. It runs once.
 type Sidecar struct {
-	options   Options
-	log       *slog.Logger
-	config    *resource.Configuration
-	resources *resource.Set
+	options Options
+	log     *slog.Logger
+	config  *resource.Configuration
+	// resources are replaced as a whole by hot reload.
+	resources atomic.Pointer[resource.Set]
+	reloader  *reloader
 	features  []string
 	metrics   *metrics.Metrics
 	health    *health.Registry
@@ -52,9 +54,10 @@ type Sidecar struct {
 	bindings  *bindings.Bindings
 	outbox    *outbox.Outbox
 
-	channel  app.Channel
-	resolver *mesh.Resolver
-	peers    *mesh.Client
+	channel   app.Channel
+	endpoints endpoints
+	resolver  *mesh.Resolver
+	peers     *mesh.Client
 
 	httpListeners, grpcListeners []net.Listener
 	publicListener, internal     net.Listener
@@ -71,10 +74,9 @@ func New(o Options) (*Sidecar, error) {
 	if err := o.complete(); err != nil {
 		return nil, err
 	}
-	return &Sidecar{
-		options: o, log: logging.Scope(o.Log, logging.ScopeRuntime), health: health.New(), ready: make(chan struct{}), ended: make(chan struct{}),
-		resources: &resource.Set{},
-	}, nil
+	s := &Sidecar{options: o, log: logging.Scope(o.Log, logging.ScopeRuntime), health: health.New(), ready: make(chan struct{}), ended: make(chan struct{})}
+	s.resources.Store(&resource.Set{})
+	return s, nil
 }
 
 // stop ends Run for a reason; only the first call counts.
@@ -201,6 +203,7 @@ func (s *Sidecar) up(ctx context.Context, down *teardown, start time.Time) error
 		targets[name] = s.health.Target(name)
 	}
 	down.notice = append(down.notice, targets[health.GRPCAPIServer].NotReady, targets[health.GRPCInternalServer].NotReady)
+	down.close = append(down.close, s.unwatch)
 	if err := s.configure(ctx); err != nil {
 		return err
 	}
@@ -234,7 +237,7 @@ func (s *Sidecar) up(ctx context.Context, down *teardown, start time.Time) error
 	}
 	s.openResolver(ctx, identity, down)
 	s.openBlocks(namespace, identity, down)
-	if err := s.loader.load(ctx, s.resources.Components); err != nil {
+	if err := s.loader.load(ctx, s.resources.Load().Components); err != nil {
 		return err
 	}
 	s.warnUnusedScopes()
@@ -255,6 +258,9 @@ func (s *Sidecar) up(ctx context.Context, down *teardown, start time.Time) error
 	targets[health.GRPCInternalServer].Ready()
 	s.outbound.Store(true)
 	close(s.ready)
+	if s.reloader != nil {
+		s.tasks.Go(func() { s.reloader.follow(ctx) })
+	}
 	s.tasks.Go(func() { s.awaitApp(ctx, start, targets[health.Runtime]) })
 	// The calls above use ctx only while starting; from here on it lives until the end.
 	<-s.ended

@@ -164,10 +164,10 @@ func (s *Sidecar) metadata() metadataReply {
 		}
 		m.Subscriptions = append(m.Subscriptions, reply)
 	}
-	for _, e := range s.resources.HTTPEndpoints {
+	for _, e := range s.resources.Load().HTTPEndpoints {
 		m.HTTPEndpoints = append(m.HTTPEndpoints, nameReply{e.Metadata.Name})
 	}
-	for _, r := range s.resources.Resiliencies {
+	for _, r := range s.resources.Load().Resiliencies {
 		m.Resiliencies = append(m.Resiliencies, nameReply{r.Metadata.Name})
 	}
 	o := &s.options

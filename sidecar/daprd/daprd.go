@@ -170,6 +170,9 @@ func runOnce(o sidecar.Options, signals <-chan os.Signal, log *slog.Logger) (res
 		select {
 		case err := <-done:
 			switch {
+			case errors.Is(err, sidecar.ErrRestart) && !stopping:
+				return true, exitClean
+			case errors.Is(err, sidecar.ErrRestart): // the end was asked for meanwhile
 			case errors.Is(err, sidecar.ErrShutdownTimeout):
 				logging.Fatal(context.Background(), o.Log, err.Error())
 				return false, exitFatal

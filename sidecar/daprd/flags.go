@@ -158,7 +158,7 @@ func doubleDashes(args []string) []string {
 func (f *flags) withoutEffect() []string {
 	later := map[string]bool{
 		"placement-host-address": true, "actors-disseminate-timeout": true,
-		"scheduler-host-address": true, "scheduler-job-streams": true, "hot-reload-reconcile-interval": true,
+		"scheduler-host-address": true, "scheduler-job-streams": true,
 		"control-plane-address": true, "control-plane-trust-domain": true, "control-plane-namespace": true,
 		"sentry-address": true, "sentry-request-jwt-audiences": true, "disable-builtin-k8s-secret-store": true,
 	}

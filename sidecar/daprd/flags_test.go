@@ -148,7 +148,7 @@ func TestFlagsWithoutEffect(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got, want := f.withoutEffect(), []string{"--hot-reload-reconcile-interval", "--placement-host-address"}; !slices.Equal(got, want) {
+	if got, want := f.withoutEffect(), []string{"--placement-host-address"}; !slices.Equal(got, want) {
 		t.Errorf("got %v, want %v", got, want)
 	}
 }

@@ -121,6 +121,7 @@ func (f *flags) options(o *sidecar.Options, lookup func(string) (string, bool)) 
 
 	o.ConfigPaths = f.config
 	o.ResourcesPaths = f.resourcesPath
+	o.ReconcileInterval = f.hotReload
 	if len(o.ResourcesPaths) == 0 && f.componentsPath != "" {
 		o.ResourcesPaths = []string{f.componentsPath}
 	}

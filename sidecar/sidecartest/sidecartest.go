@@ -260,6 +260,20 @@ func (s *Sidecar) Stop() error {
 	}
 }
 
+// Stopped waits until the sidecar ends by itself, and returns what Run returned; the end of the test has nothing to complain about then.
+func (s *Sidecar) Stopped() error {
+	s.t.Helper()
+	select {
+	case <-s.done:
+		err := s.err
+		s.err = nil
+		return err
+	case <-time.After(startTimeout):
+		s.t.Fatalf("it did not end\n%s", s.Log)
+		return nil
+	}
+}
+
 // Done is closed when the sidecar has ended by itself or by Stop.
 func (s *Sidecar) Done() <-chan struct{} { return s.done }
 
