@@ -160,7 +160,11 @@ func (l *loader) unparsable(origin Origin, line int, kind, name string, err erro
 
 // document loads one parsed document.
 func (l *loader) document(origin Origin, root *node, repeated []field) {
-	apiVersion, kind := rootText(root, "apiVersion"), rootText(root, "kind")
+	l.typed(origin, root, repeated, rootText(root, "apiVersion"), rootText(root, "kind"))
+}
+
+// typed loads one parsed document of a kind.
+func (l *loader) typed(origin Origin, root *node, repeated []field, apiVersion, kind string) {
 	into := newResource(apiVersion, kind)
 	if into == nil {
 		l.unknownKind(origin, root, apiVersion, kind)
@@ -169,6 +173,7 @@ func (l *loader) document(origin Origin, root *node, repeated []field) {
 	if kind == KindResiliency && apiVersion != V1alpha1 {
 		l.unknownKind(origin, root, apiVersion, kind)
 	}
+	into.Head().Kind, into.Head().APIVersion = kind, apiVersion // a listed document may leave them out
 	problems, err := decodeResource(root, repeated, origin, l.decoder, into)
 	if err != nil {
 		name := ""

@@ -55,13 +55,22 @@ func Reload(ctx context.Context, opts Options, previous *Set) (*Set, []Problem, 
 	if err := l.dirs(ctx); err != nil {
 		return nil, l.problems, err
 	}
+	l.keepBroken()
+	return &l.set, l.problems, nil
+}
+
+// keepBroken adds the previous versions of what cannot be read now.
+func (l *loader) keepBroken() {
+	if l.again == nil {
+		return
+	}
+	previous := l.again.previous
 	keep(l.again, &l.set.Components, previous.Components)
 	keep(l.again, &l.set.HTTPEndpoints, previous.HTTPEndpoints)
 	keep(l.again, &l.set.Subscriptions, previous.Subscriptions)
 	keep(l.again, &l.set.Resiliencies, previous.Resiliencies)
 	keep(l.again, &l.set.MCPServers, previous.MCPServers)
 	keep(l.again, &l.set.WorkflowAccessPolicies, previous.WorkflowAccessPolicies)
-	return &l.set, l.problems, nil
 }
 
 // keep adds the previous resources of files that cannot be read now to the new ones.
