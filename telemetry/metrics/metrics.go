@@ -79,6 +79,9 @@ type Metrics struct {
 	pubsub     *PubSub
 	outputs    *Operations
 	inputs     *InputBindings
+	resiliency *Resiliency
+	mtls       *MTLS
+	access     *AccessControl
 	errorCodes *errorCodes
 }
 
@@ -134,6 +137,9 @@ func New(o Options) (*Metrics, error) {
 	m.pubsub = newPubSub(f)
 	m.outputs = newOperations(f, "output_binding", "output binding")
 	m.inputs = newInputBindings(f)
+	m.resiliency = newResiliency(f)
+	m.mtls = newMTLS(f)
+	m.access = newAccessControl(f)
 	if o.RecordErrorCodes {
 		m.errorCodes = newErrorCodes(f)
 	}
@@ -259,6 +265,30 @@ func (m *Metrics) InputBindings() *InputBindings {
 		return nil
 	}
 	return m.inputs
+}
+
+// Resiliency counts the use of resiliency policies.
+func (m *Metrics) Resiliency() *Resiliency {
+	if m == nil {
+		return nil
+	}
+	return m.resiliency
+}
+
+// MTLS counts the life of the sidecar's certificate.
+func (m *Metrics) MTLS() *MTLS {
+	if m == nil {
+		return nil
+	}
+	return m.mtls
+}
+
+// AccessControl counts verdicts of access control.
+func (m *Metrics) AccessControl() *AccessControl {
+	if m == nil {
+		return nil
+	}
+	return m.access
 }
 
 // ErrorCode counts an error returned by the API, by its code (for example ERR_STATE_STORE_NOT_FOUND) and category (for example
