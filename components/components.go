@@ -146,6 +146,9 @@ func (d *Descriptor) Open(ctx context.Context, inst Instance) (any, error) {
 	if err := checkOptions(options.Interface()); err != nil {
 		return nil, err
 	}
+	if user, ok := options.Interface().(IdentityUser); ok && inst.Sidecar.Identity != nil {
+		user.UseIdentity(inst.Sidecar.Identity)
+	}
 	if inst.Clock == nil {
 		inst.Clock = clockwork.NewRealClock()
 	}
@@ -153,6 +156,12 @@ func (d *Descriptor) Open(ctx context.Context, inst Instance) (any, error) {
 		inst.Log = slog.New(slog.DiscardHandler)
 	}
 	return d.open(ctx, inst, options.Elem().Interface())
+}
+
+// IdentityUser is implemented by options, or by what they embed, that can log in with the sidecar's own identity. They are given
+// it, when there is one, before the component is opened.
+type IdentityUser interface {
+	UseIdentity(source identity.Source)
 }
 
 // Registry maps the types that YAML names to their descriptors. The zero value is empty and ready to use. Filling it by

@@ -31,9 +31,11 @@ func alive(c net.Conn) bool {
 }
 
 // gone reports whether the other side has closed the connection. Bytes waiting to be read, as of a next request, count as
-// presence; so does a connection it cannot look into.
+// presence, except under TLS, which ends with a message of its own; so does a connection it cannot look into.
 func gone(c net.Conn) bool {
-	sc, ok := c.(syscall.Conn)
+	below := socket(c)
+	hungUp := encrypted(c)
+	sc, ok := below.(syscall.Conn)
 	if !ok {
 		return false
 	}
@@ -43,9 +45,20 @@ func gone(c net.Conn) bool {
 	}
 	closed := false
 	err = raw.Control(func(fd uintptr) {
+		if hungUp {
+			closed = hasHungUp(fd)
+			return
+		}
 		var b [1]byte
 		n, _, e := unix.Recvfrom(int(fd), b[:], unix.MSG_PEEK|unix.MSG_DONTWAIT)
 		closed = e == nil && n == 0 || e != nil && e != unix.EAGAIN && e != unix.EWOULDBLOCK && e != unix.EINTR
 	})
 	return err != nil || closed
+}
+
+// hasHungUp reports whether the other side has closed the connection, even if bytes it sent before are still waiting.
+func hasHungUp(fd uintptr) bool {
+	set := []unix.PollFd{{Fd: int32(fd), Events: pollHangUp}}
+	n, err := unix.Poll(set, 0)
+	return err == nil && n > 0 && set[0].Revents&(pollHangUp|unix.POLLHUP|unix.POLLERR|unix.POLLNVAL) != 0
 }

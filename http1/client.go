@@ -8,6 +8,7 @@ package http1
 import (
 	"bufio"
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -107,12 +108,29 @@ type conn struct {
 	used  bool
 }
 
-// socket returns what lies below a TLS connection, or the connection itself.
+// socket returns what lies below a TLS connection and other wrappings, or the connection itself.
 func socket(c net.Conn) net.Conn {
-	if t, ok := c.(interface{ NetConn() net.Conn }); ok {
-		return t.NetConn()
+	for {
+		t, ok := c.(interface{ NetConn() net.Conn })
+		if !ok {
+			return c
+		}
+		c = t.NetConn()
 	}
-	return c
+}
+
+// encrypted reports whether a connection, or one that it wraps, is under TLS.
+func encrypted(c net.Conn) bool {
+	for {
+		if _, ok := c.(interface{ ConnectionState() tls.ConnectionState }); ok {
+			return true
+		}
+		t, ok := c.(interface{ NetConn() net.Conn })
+		if !ok {
+			return false
+		}
+		c = t.NetConn()
+	}
 }
 
 // get returns a connection: an unused one that still lives, or a new one.

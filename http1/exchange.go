@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"iter"
+	"net"
 	"net/url"
 	"runtime/debug"
 	"strings"
@@ -16,6 +17,7 @@ import (
 	"github.com/valyala/fasthttp"
 
 	"outrigger.dev/api"
+	"outrigger.dev/telemetry/tracing"
 )
 
 // Exchange is one request on a [Server] and its reply; it implements [api.Exchange].
@@ -78,6 +80,9 @@ const prefetched = 1
 // Context is the request's context.
 func (x *Exchange) Context() context.Context { return &x.call }
 
+// SetSpan makes a span the one of the request's context. It is called before anybody else has the context.
+func (x *Exchange) SetSpan(s *tracing.Span) { x.call.span = s }
+
 // BadPath reports whether the path has an invalid percent escape.
 func (x *Exchange) BadPath() bool {
 	if strings.IndexByte(x.rawPath, '%') < 0 {
@@ -124,6 +129,9 @@ func (x *Exchange) RawQuery() string { return x.query }
 
 // RemoteAddress is the client's address.
 func (x *Exchange) RemoteAddress() string { return x.fast.RemoteAddr().String() }
+
+// Conn is the connection that the request came by, as it was given to [Server.ServeConn]; it is not to be read or written.
+func (x *Exchange) Conn() net.Conn { return x.call.conn.Conn }
 
 // Host is the request's Host header.
 func (x *Exchange) Host() string { return string(x.fast.Request.Header.Host()) }
@@ -256,6 +264,11 @@ func (x *Exchange) SetHeader(name, value string) { x.fast.Response.Header.Set(na
 
 // AddHeader adds a reply header.
 func (x *Exchange) AddHeader(name, value []byte) { x.fast.Response.Header.AddBytesKV(name, value) }
+
+// HasReplyHeader reports whether the reply has a header of this name, which must be in canonical form.
+func (x *Exchange) HasReplyHeader(name string) bool {
+	return len(x.fast.Response.Header.Peek(name)) > 0
+}
 
 // SetStatus sets the reply's status.
 func (x *Exchange) SetStatus(status int) { x.fast.Response.SetStatusCode(status) }

@@ -58,6 +58,9 @@ type replayed struct {
 	first []byte
 }
 
+// NetConn is the connection itself, for those that look at its socket or its peer.
+func (c *replayed) NetConn() net.Conn { return c.Conn }
+
 func (c *replayed) Read(p []byte) (int, error) {
 	if len(c.first) > 0 {
 		n := copy(p, c.first)

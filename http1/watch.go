@@ -4,6 +4,8 @@ import (
 	"context"
 	"sync"
 	"time"
+
+	"outrigger.dev/telemetry/tracing"
 )
 
 // callContext is the context of one request. It costs nothing but its memory until somebody asks for its end: only then is
@@ -12,6 +14,7 @@ type callContext struct {
 	context.Context // where values come from
 	watcher         *watcher
 	conn            *serverConn
+	span            *tracing.Span // set before the context is handed on
 
 	mu         sync.Mutex
 	done       chan struct{}
@@ -24,6 +27,14 @@ type callContext struct {
 type endFunc struct{ f func() }
 
 func (c *callContext) Deadline() (time.Time, bool) { return time.Time{}, false }
+
+// Value answers with the request's span to those who look for it.
+func (c *callContext) Value(key any) any {
+	if key == (tracing.Key{}) && c.span != nil {
+		return c.span
+	}
+	return c.Context.Value(key)
+}
 
 func (c *callContext) Done() <-chan struct{} {
 	c.mu.Lock()
@@ -185,7 +196,7 @@ func (w *watcher) run() {
 		seen = now
 		w.mu.Unlock()
 		for _, c := range lasting {
-			if gone(socket(c.conn.Conn)) {
+			if gone(c.conn.Conn) {
 				c.cancel(context.Canceled)
 			}
 		}

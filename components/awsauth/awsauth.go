@@ -15,6 +15,8 @@ import (
 	"github.com/aws/aws-sdk-go-v2/credentials"
 	"github.com/aws/aws-sdk-go-v2/credentials/stscreds"
 	"github.com/aws/aws-sdk-go-v2/service/sts"
+
+	"outrigger.dev/identity"
 )
 
 // Options are the metadata properties. Which are given says how to log in: with trustAnchorArn by IAM Roles Anywhere; with
@@ -31,7 +33,12 @@ type Options struct {
 
 	TrustAnchorARN  string `name:"trustAnchorArn" help:"trust anchor of IAM Roles Anywhere, which logs in with the sidecar's X.509 identity; needs trustProfileArn and assumeRoleArn too"`
 	TrustProfileARN string `name:"trustProfileArn" help:"profile of IAM Roles Anywhere"`
+
+	identity identity.Source
 }
+
+// UseIdentity gives the sidecar's identity for IAM Roles Anywhere. It implements [components.IdentityUser].
+func (o *Options) UseIdentity(source identity.Source) { o.identity = source }
 
 // fallbackRegion is what requests to an endpoint of one's own are signed for when no region is named.
 const fallbackRegion = "us-east-1"
@@ -42,7 +49,7 @@ type Surroundings struct {
 	Transport func(*http.Transport)
 	// OwnEndpoint says that the component calls an endpoint that is not AWS, so that the region may be left out.
 	OwnEndpoint bool
-	// Identity gives the sidecar's current X.509 identity for IAM Roles Anywhere; nil when it has none.
+	// Identity gives the X.509 identity for IAM Roles Anywhere; nil means that of the sidecar, see [Options.UseIdentity].
 	Identity Identity
 	// Endpoint, when not empty, is called instead of those of AWS that give out credentials (STS, IAM Roles Anywhere).
 	Endpoint string

@@ -24,6 +24,12 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/spiffe/go-spiffe/v2/svid/x509svid"
+
+	"outrigger.dev/components"
+	"outrigger.dev/identity"
+	"outrigger.dev/identity/identitytest"
 )
 
 // quiet keeps the settings of this machine out of a test.
@@ -210,6 +216,7 @@ func TestRolesAnywhere(t *testing.T) {
 	}
 	server := httptest.NewServer(session(t))
 	defer server.Close()
+	unsigned := &identitytest.Source{}
 	for _, tc := range []struct {
 		name     string
 		anchor   string
@@ -221,6 +228,7 @@ func TestRolesAnywhere(t *testing.T) {
 		{"RSA", anchor, "role", func(context.Context) (*tls.Certificate, error) { return certify(t, rs), nil }, ""},
 		{"Ed25519", anchor, "role", func(context.Context) (*tls.Certificate, error) { return certify(t, ed), nil }, "ECDSA and RSA only"},
 		{"refused", anchor, "refused", func(context.Context) (*tls.Certificate, error) { return certify(t, ec), nil }, "status 403: Untrusted certificate"},
+		{"source without identity", anchor, "role", FromSource(unsigned), "the test has set none"},
 		{"no certificate", anchor, "role", func(context.Context) (*tls.Certificate, error) { return &tls.Certificate{}, nil }, "no certificate"},
 		{"no identity yet", anchor, "role", func(context.Context) (*tls.Certificate, error) { return nil, errors.New("not signed yet") }, "not signed yet"},
 		{"bad anchor", "anchor", "role", func(context.Context) (*tls.Certificate, error) { return certify(t, ec), nil }, `"trustAnchorArn" is "anchor"`},
@@ -241,5 +249,38 @@ func TestRolesAnywhere(t *testing.T) {
 				t.Errorf("%s, %v", got, err)
 			}
 		})
+	}
+}
+
+// TestIdentityOfTheSidecar logs in with the source that the registry hands to components.
+func TestIdentityOfTheSidecar(t *testing.T) {
+	quiet(t)
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ca := identitytest.NewCA(t)
+	source := ca.NewSource(t, "spiffe://public/ns/default/a")
+	source.Set(&x509svid.SVID{PrivateKey: key, Certificates: ca.Sign(t, "spiffe://public/ns/default/a", key.Public(), func(c *x509.Certificate) {
+		c.SerialNumber = big.NewInt(123456789)
+	})})
+	server := httptest.NewServer(session(t))
+	defer server.Close()
+	var registry components.Registry
+	components.Register(&registry, components.State, components.Info{Name: "x", Version: "v1"}, func(_ context.Context, _ components.Instance, o struct{ Options }) (string, error) {
+		return login(t, o.Options, Surroundings{Endpoint: server.URL, Now: func() time.Time { return time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC) }})
+	})
+	for _, own := range []identity.Source{source, nil} {
+		d, err := registry.Lookup(components.State, "x", "v1")
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, err := d.Open(t.Context(), components.Instance{
+			Name: "x", Type: "state.x", Version: "v1", Sidecar: components.Sidecar{Identity: own},
+			Properties: map[string]string{"region": "us-east-1", "trustAnchorArn": anchor, "trustProfileArn": "profile", "assumeRoleArn": "role"},
+		})
+		if own != nil && (err != nil || got != "any/s/t@us-east-1") || own == nil && (err == nil || !strings.Contains(err.Error(), "--enable-mtls")) {
+			t.Errorf("%v, %v", got, err)
+		}
 	}
 }

@@ -22,10 +22,24 @@ import (
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
+
+	"outrigger.dev/identity"
 )
 
 // Identity gives the sidecar's current certificate with its chain and key.
 type Identity func(ctx context.Context) (*tls.Certificate, error)
+
+// FromSource gives the present certificate of a source.
+func FromSource(source identity.Source) Identity {
+	return func(context.Context) (*tls.Certificate, error) {
+		svid, err := source.SVID()
+		if err != nil {
+			return nil, err
+		}
+		certificate := identity.Certificate(svid)
+		return &certificate, nil
+	}
+}
 
 // sessionLength is how long the credentials of IAM Roles Anywhere are asked for, and sessionTimeout the bound of asking.
 const (
@@ -44,8 +58,11 @@ type rolesAnywhere struct {
 }
 
 func (o *Options) rolesAnywhere(client aws.HTTPClient, around Surroundings) (*rolesAnywhere, error) {
+	if around.Identity == nil && o.identity != nil {
+		around.Identity = FromSource(o.identity)
+	}
 	if around.Identity == nil {
-		return nil, errors.New(`metadata property "trustAnchorArn" asks for IAM Roles Anywhere, which logs in with the sidecar's X.509 identity, but this sidecar hands none to its components; use "assumeRoleArn" alone, "accessKey", or the environment's credentials`)
+		return nil, errors.New(`metadata property "trustAnchorArn" asks for IAM Roles Anywhere, which logs in with the sidecar's X.509 identity, but this sidecar has none: run it with mTLS (--enable-mtls), or use "assumeRoleArn" alone, "accessKey", or the environment's credentials`)
 	}
 	// It is known in its own region alone.
 	parts := strings.Split(o.TrustAnchorARN, ":")
@@ -71,11 +88,11 @@ func (o *Options) rolesAnywhere(client aws.HTTPClient, around Surroundings) (*ro
 func (r *rolesAnywhere) Retrieve(ctx context.Context) (aws.Credentials, error) {
 	ctx, cancel := context.WithTimeout(ctx, sessionTimeout)
 	defer cancel()
-	identity, err := r.identity(ctx)
+	own, err := r.identity(ctx)
 	if err != nil {
 		return aws.Credentials{}, fmt.Errorf("IAM Roles Anywhere: the sidecar's X.509 identity cannot be had: %w", err)
 	}
-	req, err := r.request(ctx, identity)
+	req, err := r.request(ctx, own)
 	if err != nil {
 		return aws.Credentials{}, fmt.Errorf("IAM Roles Anywhere: %w", err)
 	}
@@ -113,17 +130,17 @@ func (r *rolesAnywhere) Retrieve(ctx context.Context) (aws.Credentials, error) {
 
 // request is a CreateSession call, signed as AWS signature version 4 is but with the certificate's key (AWS, IAM Roles
 // Anywhere: signing process).
-func (r *rolesAnywhere) request(ctx context.Context, identity *tls.Certificate) (*http.Request, error) {
-	if len(identity.Certificate) == 0 {
+func (r *rolesAnywhere) request(ctx context.Context, own *tls.Certificate) (*http.Request, error) {
+	if len(own.Certificate) == 0 {
 		return nil, errors.New("the sidecar's X.509 identity has no certificate")
 	}
-	leaf, err := x509.ParseCertificate(identity.Certificate[0])
+	leaf, err := x509.ParseCertificate(own.Certificate[0])
 	if err != nil {
 		return nil, fmt.Errorf("the sidecar's X.509 identity: %w", err)
 	}
-	signer, ok := identity.PrivateKey.(crypto.Signer)
+	signer, ok := own.PrivateKey.(crypto.Signer)
 	if !ok {
-		return nil, fmt.Errorf("the key of the sidecar's X.509 identity is of type %T, which cannot sign", identity.PrivateKey)
+		return nil, fmt.Errorf("the key of the sidecar's X.509 identity is of type %T, which cannot sign", own.PrivateKey)
 	}
 	var algorithm string
 	switch signer.Public().(type) {
@@ -132,7 +149,7 @@ func (r *rolesAnywhere) request(ctx context.Context, identity *tls.Certificate) 
 	case *rsa.PublicKey:
 		algorithm = "AWS4-X509-RSA-SHA256"
 	default:
-		return nil, fmt.Errorf("the key of the sidecar's X.509 identity is a %T, but IAM Roles Anywhere takes ECDSA and RSA only", signer.Public())
+		return nil, fmt.Errorf("the key of the sidecar's X.509 identity is a %T, but IAM Roles Anywhere takes ECDSA and RSA only: set the sidecar's environment variable DAPR_IDENTITY_KEY_TYPE to ECDSA-P256 or RSA-2048, and let Sentry use an authority with such keys", signer.Public())
 	}
 	body, err := json.Marshal(map[string]any{"durationSeconds": int(sessionLength.Seconds())})
 	if err != nil {
@@ -150,15 +167,15 @@ func (r *rolesAnywhere) request(ctx context.Context, identity *tls.Certificate) 
 	}
 	now := r.now().UTC()
 	at := now.Format("20060102T150405Z")
-	chain := make([]string, 0, len(identity.Certificate))
-	for _, der := range identity.Certificate[1:] {
+	chain := make([]string, 0, len(own.Certificate))
+	for _, der := range own.Certificate[1:] {
 		chain = append(chain, base64.StdEncoding.EncodeToString(der))
 	}
 	headers := [][2]string{ // sorted by name
 		{"content-type", "application/json"},
 		{"host", req.URL.Host},
 		{"x-amz-date", at},
-		{"x-amz-x509", base64.StdEncoding.EncodeToString(identity.Certificate[0])},
+		{"x-amz-x509", base64.StdEncoding.EncodeToString(own.Certificate[0])},
 	}
 	if len(chain) > 0 {
 		headers = append(headers, [2]string{"x-amz-x509-chain", strings.Join(chain, ",")})
