@@ -3,7 +3,9 @@ package mesh
 import (
 	"context"
 	"errors"
+	"log/slog"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -35,10 +37,17 @@ func (s *single) Forget(id, address string) { s.forgot = append(s.forgot, id+"="
 type list struct {
 	single
 	all []string
+	// hold, if not nil, is called while the component looks.
+	hold func(context.Context) error
 }
 
-func (l *list) ResolveAll(context.Context, nameresolution.Request) ([]string, error) {
+func (l *list) ResolveAll(ctx context.Context, _ nameresolution.Request) ([]string, error) {
 	l.calls++
+	if l.hold != nil {
+		if err := l.hold(ctx); err != nil {
+			return nil, err
+		}
+	}
 	return slices.Clone(l.all), l.err
 }
 
@@ -139,13 +148,177 @@ func TestResolverList(t *testing.T) {
 		}
 	}
 	l.all = []string{"h:9"}
-	for i := range 3 * manyLists {
+	for i := range 3 * manyEntries {
 		if _, err := r.Resolve(context.Background(), nameresolution.Request{ID: "a", Port: i}); err != nil {
 			t.Fatal(err)
 		}
 		clock.Advance(time.Second)
 	}
-	if len(r.lists) > manyLists {
+	if len(r.lists) > manyEntries {
 		t.Errorf("%d lists are remembered", len(r.lists))
+	}
+}
+
+func TestResolverAvoidsTheDead(t *testing.T) {
+	clock := clockwork.NewFakeClock()
+	l := &list{all: []string{"h:1", "h:2"}}
+	r := NewResolver(ResolverOptions{Resolver: l, Clock: clock, Rand: func(int) int { return 0 }})
+	req := nameresolution.Request{ID: "a", Namespace: "ns", Port: 1}
+	resolve := func(want string) {
+		t.Helper()
+		if got, err := r.Resolve(context.Background(), req); err != nil || got != want {
+			t.Errorf("%q, %v; want %q", got, err, want)
+		}
+	}
+	resolve("h:1")
+	r.Forget(req, "h:1")
+	resolve("h:2")
+	r.Forget(req, "h:2")
+	resolve("h:1") // better than nothing
+	clock.Advance(listLife)
+	resolve("h:1")
+	for i := range 3 * manyEntries {
+		r.Forget(req, "x:"+strconv.Itoa(i))
+	}
+	if len(r.suspects) > manyEntries {
+		t.Errorf("%d suspects are remembered", len(r.suspects))
+	}
+}
+
+func TestResolverSharesLookups(t *testing.T) {
+	const callers = 20
+	looking, proceed := make(chan struct{}, callers), make(chan struct{})
+	l := &list{all: []string{"h:1"}, hold: func(ctx context.Context) error {
+		looking <- struct{}{}
+		select {
+		case <-proceed:
+			return nil
+		case <-ctx.Done():
+			return errors.New("i/o timeout")
+		}
+	}}
+	r := NewResolver(ResolverOptions{Resolver: l})
+	req := nameresolution.Request{ID: "a"}
+	ask := func(ctx context.Context) chan error {
+		done := make(chan error, 1)
+		go func() {
+			_, err := r.Resolve(ctx, req)
+			done <- err
+		}()
+		return done
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	first := ask(ctx)
+	receiveWithin(t, "the first looks", looking)
+	var others []chan error
+	for range callers - 1 {
+		others = append(others, ask(within(t)))
+	}
+	// One who waits may give up for himself.
+	impatient, leave := context.WithCancel(context.Background())
+	gone := ask(impatient)
+	leave()
+	if err := receiveWithin(t, "the impatient one ends", gone); !errors.Is(err, context.Canceled) {
+		t.Errorf("the impatient one: %v", err)
+	}
+	// When the one who looks gives up, another takes over.
+	cancel()
+	if err := receiveWithin(t, "the first ends", first); !errors.Is(err, context.Canceled) {
+		t.Errorf("the first: %v", err)
+	}
+	receiveWithin(t, "another looks", looking)
+	close(proceed)
+	for _, done := range others {
+		if err := receiveWithin(t, "the others end", done); err != nil {
+			t.Error(err)
+		}
+	}
+	if l.calls != 2 {
+		t.Errorf("%d look-ups, want 2", l.calls)
+	}
+}
+
+// panicky fails in the worst way, once.
+type panicky struct {
+	list
+	panicked bool
+}
+
+func (p *panicky) ResolveAll(ctx context.Context, req nameresolution.Request) ([]string, error) {
+	if !p.panicked {
+		p.panicked = true
+		panic("broken component")
+	}
+	return p.list.ResolveAll(ctx, req)
+}
+
+func TestResolverSurvivesPanic(t *testing.T) {
+	r := NewResolver(ResolverOptions{Resolver: &panicky{list: list{all: []string{"h:1"}}}})
+	req := nameresolution.Request{ID: "a"}
+	func() {
+		defer func() {
+			if recover() == nil {
+				t.Error("the panic was swallowed")
+			}
+		}()
+		_, _ = r.Resolve(context.Background(), req)
+	}()
+	if got, err := r.Resolve(within(t), req); err != nil || got != "h:1" {
+		t.Errorf("%q, %v", got, err)
+	}
+}
+
+func TestResolverThatLies(t *testing.T) {
+	req := nameresolution.Request{ID: "a", Namespace: "ns", Port: 1}
+	for _, garbage := range []string{"nonsense", "::1:50002", "h:0", ":1", "http://h:1", "[h]:1"} {
+		for name, component := range map[string]nameresolution.Resolver{
+			"one": &single{answers: []string{garbage}}, "list": &list{all: []string{garbage, garbage}},
+		} {
+			_, err := NewResolver(ResolverOptions{Resolver: component, Name: "sham"}).Resolve(context.Background(), req)
+			if err == nil || !strings.Contains(err.Error(), "the sham name resolver gave no usable address for app id a") || !strings.Contains(err.Error(), strconv.Quote(garbage)) {
+				t.Errorf("%s %q: %v", name, garbage, err)
+			}
+		}
+	}
+	var log strings.Builder
+	r := NewResolver(ResolverOptions{Resolver: &list{all: []string{"nonsense", "dns:///h:1", ""}}, Log: slog.New(slog.NewTextHandler(&log, nil))})
+	for range 3 {
+		if got, err := r.Resolve(context.Background(), req); err != nil || got != "h:1" {
+			t.Errorf("%q, %v", got, err)
+		}
+	}
+	if strings.Count(log.String(), "cannot be used") != 1 {
+		t.Errorf("log: %s", log.String())
+	}
+}
+
+// namespacedSingle looks at namespaces, or says that it does not.
+type namespacedSingle struct {
+	single
+	namespaced bool
+}
+
+func (n *namespacedSingle) Namespaced() bool { return n.namespaced }
+
+func TestResolverForeignNamespace(t *testing.T) {
+	for _, tc := range []struct {
+		name      string
+		component nameresolution.Resolver
+		own       string
+		want      int
+	}{
+		{"any resolver", &single{}, "own", 2},
+		{"one that could", &namespacedSingle{}, "own", 2},
+		{"one that does", &namespacedSingle{namespaced: true}, "own", 0},
+		{"own namespace not known", &single{}, "", 0},
+	} {
+		var log strings.Builder
+		r := NewResolver(ResolverOptions{Resolver: tc.component, Name: "mdns", Namespace: tc.own, Log: slog.New(slog.NewTextHandler(&log, nil))})
+		for _, namespace := range []string{"own", "", "other", "other", "third", "other"} {
+			_, _ = r.Resolve(canceled(), nameresolution.Request{ID: "a", Namespace: namespace})
+		}
+		if got := strings.Count(log.String(), "cannot tell namespaces apart"); got != tc.want {
+			t.Errorf("%s: %d warnings, want %d: %s", tc.name, got, tc.want, log.String())
+		}
 	}
 }

@@ -40,6 +40,13 @@ type Failed interface {
 	Forget(id, address string)
 }
 
+// Namespaced is implemented by resolvers that can tell apart the apps of one id in different namespaces. Those that do not
+// implement it find an app of any namespace.
+type Namespaced interface {
+	// Namespaced reports whether this resolver, as it is configured, looks at the namespace.
+	Namespaced() bool
+}
+
 // Register adds a name resolver type to r.
 func Register[O any](r *components.Registry, info components.Info, open func(ctx context.Context, inst components.Instance, options O) (Resolver, error)) {
 	components.Register(r, components.NameResolution, info, open)

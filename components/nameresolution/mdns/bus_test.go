@@ -3,6 +3,7 @@ package mdns
 import (
 	"context"
 	"net/netip"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -26,7 +27,10 @@ type member struct {
 	bus     *bus
 	receive func(packet)
 	broken  error
-	added   bool
+	halved  error
+	// deaf members hear nothing.
+	deaf  bool
+	added bool
 }
 
 func (m *member) open(_ context.Context, receive func(packet)) error {
@@ -39,6 +43,7 @@ func (m *member) open(_ context.Context, receive func(packet)) error {
 
 func (m *member) refresh() bool  { return m.added }
 func (m *member) problem() error { return m.broken }
+func (m *member) partial() error { return m.halved }
 
 func (m *member) multicast(data []byte, _ route) {
 	if m.broken == nil {
@@ -70,6 +75,9 @@ func (b *bus) send(data []byte, from netip.AddrPort) {
 	b.sent = append(b.sent, unpack(data))
 	b.mu.Unlock()
 	for _, m := range members {
+		if m.deaf {
+			continue
+		}
 		m.receive(packet{data: data, from: from, via: route{family: 4, index: 1}, zone: "eth9"})
 	}
 }
@@ -98,7 +106,7 @@ func unpack(data []byte) *dns.Msg {
 // asksFor matches queries for an app.
 func asksFor(id string) func(*dns.Msg) bool {
 	return func(m *dns.Msg) bool {
-		return !m.Response && len(m.Question) == 1 && m.Question[0].Name == id+".local." && m.Question[0].Qtype == dns.TypePTR
+		return !m.Response && slices.ContainsFunc(m.Question, func(q dns.Question) bool { return q.Name == id+".local." && q.Qtype == dns.TypePTR })
 	}
 }
 

@@ -1,10 +1,12 @@
 package mdns
 
 import (
+	"bytes"
 	"fmt"
 	"net/netip"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -16,13 +18,18 @@ const (
 	// can send.
 	maxInstances = 256
 	maxPointers  = 64
+	// maxApps bounds the apps that are known or looked for.
+	maxApps = 16384
+	// maxLabels is the number of apps above which packets are read without a look for their names first.
+	maxLabels = 32
 )
 
 // app is what is known of one app. The resolver's lock guards it, except where noted.
 type app struct {
 	id string
-	// name is the service name as it appears in packets.
-	name string
+	// name is the service name as it appears in packets, label its first part in the form that it has there.
+	name  string
+	label []byte
 	// pinned is the own address when the app is the resolver's own; it does not age.
 	pinned    string
 	instances []*instance
@@ -35,6 +42,31 @@ type app struct {
 	addresses atomic.Pointer[addresses]
 	next      atomic.Uint32
 	used      atomic.Bool
+}
+
+func newApp(id, name string) *app {
+	a := &app{id: id, name: name}
+	buf := make([]byte, 256)
+	if _, err := dns.PackDomainName(name, buf, 0, nil, false); err == nil {
+		a.label = buf[:1+int(buf[0])]
+	}
+	return a
+}
+
+// mayConcern reports whether a response may be about an app that is known or wanted. The name of an app stands in it at least
+// once in full; on a busy network most are about others, and to read them whole would cost more than all the rest.
+func (r *Resolver) mayConcern(records []byte) bool {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	if len(r.apps) > maxLabels {
+		return true
+	}
+	for _, a := range r.apps {
+		if bytes.Contains(records, a.label) {
+			return true
+		}
+	}
+	return false
 }
 
 // instance is one sidecar of an app, as its last packet described it.
@@ -137,7 +169,10 @@ func (r *Resolver) browse(id string) (*app, *browse, error) {
 		if other := r.byName[name]; other != nil {
 			return nil, nil, fmt.Errorf("couldn't find service: %s: its DNS name is that of the app %s", id, other.id)
 		}
-		a = &app{id: id, name: name}
+		if len(r.apps) >= maxApps {
+			return nil, nil, fmt.Errorf("couldn't find service: %s: %d other apps are looked for already; try again later", id, len(r.apps))
+		}
+		a = newApp(id, name)
 		r.apps[id], r.byName[name] = a, a
 	}
 	b := a.browse
@@ -161,7 +196,7 @@ func (r *Resolver) search(a *app, b *browse) {
 	defer again.Stop()
 	r.query(a)
 	if problem := r.link.problem(); problem != nil {
-		r.finish(a, b, fmt.Errorf("couldn't find service: %s: multicast DNS does not work on this machine: %w; use the sqlite name resolver (spec.nameResolution.component: sqlite)", a.id, problem))
+		r.finish(a, b, fmt.Errorf("couldn't find service: %s: multicast DNS does not work on this machine: %w; %s", a.id, problem, remedy))
 		return
 	}
 	for {
@@ -175,7 +210,7 @@ func (r *Resolver) search(a *app, b *browse) {
 		case <-again.Chan():
 			r.query(a)
 		case <-end.Chan():
-			r.finish(a, b, fmt.Errorf("couldn't find service: %s", a.id))
+			r.finish(a, b, r.notFound(a.id))
 			return
 		case <-r.ctx.Done():
 			r.finish(a, b, errClosed)
@@ -197,11 +232,64 @@ func (r *Resolver) finish(a *app, b *browse, err error) {
 	r.dropIfEmpty(a)
 }
 
-// query asks everybody for an app.
+// Questions are gathered: a sidecar that looks for many apps at once, among many that do, would otherwise make more packets
+// than the sockets of the others hold.
+const (
+	// questionGap is the least time between two packets of questions.
+	questionGap = 5 * time.Millisecond
+	// questionsAtOnce is how many fit into a packet that no network cuts in pieces.
+	questionsAtOnce = 16
+)
+
+// asking is what is to be asked when the gap after the last packet of questions is over.
+type asking struct {
+	mu        sync.Mutex
+	last      time.Time
+	names     []string
+	scheduled bool
+}
+
+// query asks everybody for an app, now or within the gap. It is called by goroutines that Close waits for.
 func (r *Resolver) query(a *app) {
-	m := &dns.Msg{Question: []dns.Question{{Name: a.name, Qtype: dns.TypePTR, Qclass: dns.ClassINET}}}
-	if data := pack(m); data != nil {
-		r.link.multicast(data, everywhere)
+	q := &r.asking
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	now := r.clock.Now()
+	wait := q.last.Add(questionGap).Sub(now)
+	if wait <= 0 && !q.scheduled {
+		q.last = now
+		r.ask(a.name)
+		return
+	}
+	if !slices.Contains(q.names, a.name) {
+		q.names = append(q.names, a.name)
+	}
+	if q.scheduled {
+		return
+	}
+	q.scheduled = true
+	r.wg.Go(func() {
+		open := r.sleep(wait)
+		q.mu.Lock()
+		defer q.mu.Unlock()
+		names := q.names
+		q.names, q.scheduled, q.last = nil, false, r.clock.Now()
+		if open {
+			r.ask(names...)
+		}
+	})
+}
+
+// ask asks everybody for the apps of these names.
+func (r *Resolver) ask(names ...string) {
+	for some := range slices.Chunk(names, questionsAtOnce) {
+		m := &dns.Msg{Compress: true}
+		for _, name := range some {
+			m.Question = append(m.Question, dns.Question{Name: name, Qtype: dns.TypePTR, Qclass: dns.ClassINET})
+		}
+		if data := pack(m); data != nil {
+			r.link.multicast(data, everywhere)
+		}
 	}
 }
 
@@ -211,9 +299,11 @@ func (r *Resolver) refresh() {
 		if r.link.refresh() && r.own != nil {
 			r.wg.Go(r.announce)
 		}
+		var names []string
 		for _, a := range r.age() {
-			r.query(a)
+			names = append(names, a.name)
 		}
+		r.ask(names...)
 	}
 }
 

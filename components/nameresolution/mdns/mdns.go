@@ -12,6 +12,7 @@ import (
 	"os"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/jonboulle/clockwork"
@@ -67,6 +68,11 @@ type Resolver struct {
 	cancel context.CancelFunc
 	wg     sync.WaitGroup
 
+	// heard: a packet has come in. The own ones do too, so that without any there is no use in waiting.
+	heard  atomic.Bool
+	pace   pace
+	asking asking
+
 	mu     sync.RWMutex
 	closed bool
 	apps   map[string]*app // by id
@@ -121,12 +127,15 @@ func start(ctx context.Context, inst components.Instance, own *service, l link) 
 	r.ctx, r.cancel = context.WithCancel(context.Background())
 	if own != nil {
 		// The own app needs no search to be found, even where multicast does not work.
-		a := &app{id: own.id, name: own.name, pinned: own.addrPort().String()}
+		a := newApp(own.id, own.name)
+		a.pinned = own.addrPort().String()
 		a.publish()
 		r.apps[a.id], r.byName[a.name] = a, a
 	}
 	if err := l.open(ctx, r.receive); err != nil {
-		r.log.Warn("multicast DNS does not work on this machine, so apps cannot find each other by it; use the sqlite name resolver (spec.nameResolution.component: sqlite)", "error", err)
+		r.log.Warn("multicast DNS does not work on this machine, so apps cannot find each other by it; "+remedy, "error", err)
+	} else if err := l.partial(); err != nil {
+		r.log.Warn("multicast DNS works on a part of this machine's network only; "+remedy, "error", err)
 	}
 	if own != nil {
 		r.wg.Go(r.announce)
@@ -135,10 +144,19 @@ func start(ctx context.Context, inst components.Instance, own *service, l link) 
 	return r
 }
 
+// remedy is what to do where multicast DNS does not work.
+const remedy = "use the sqlite name resolver for apps of one machine (spec.nameResolution.component: sqlite), or that of a server such as Consul"
+
 // receive handles one packet; it runs on the goroutines of the link.
 func (r *Resolver) receive(p packet) {
-	msg, ok := parse(p.data)
-	if !ok || r.ctx.Err() != nil { // a closed service must not come back after its goodbye
+	if !r.heard.Load() {
+		r.heard.Store(true)
+	}
+	if r.ctx.Err() != nil { // a closed service must not come back after its goodbye
+		return
+	}
+	msg, ok := r.parse(p.data)
+	if !ok {
 		return
 	}
 	if !msg.Response {
@@ -183,7 +201,18 @@ func (r *Resolver) Resolve(ctx context.Context, req nameresolution.Request) (str
 	if b.err != nil {
 		return "", b.err
 	}
-	return "", fmt.Errorf("couldn't find service: %s", req.ID)
+	return "", r.notFound(req.ID)
+}
+
+// notFound says that nobody has answered for an app, and why that may be the network's fault.
+func (r *Resolver) notFound(id string) error {
+	if !r.heard.Load() {
+		return fmt.Errorf("couldn't find service: %s: no packet of multicast DNS arrives here, not even those that this sidecar itself has sent: a firewall, a VPN or the network of a container holds UDP port %d back; let it through, or %s", id, port, remedy)
+	}
+	if err := r.link.partial(); err != nil {
+		return fmt.Errorf("couldn't find service: %s: multicast DNS works on a part of this machine's network only: %w; %s", id, err, remedy)
+	}
+	return fmt.Errorf("couldn't find service: %s", id)
 }
 
 // Forget drops an address that did not answer and looks for the app again.
@@ -244,6 +273,8 @@ type link interface {
 	refresh() (added bool)
 	// problem is why nothing can be sent, or nil.
 	problem() error
+	// partial is why a part of the network is left out though the rest works, or nil.
+	partial() error
 	// multicast sends to the group; what went wrong shows in problem.
 	multicast(data []byte, via route)
 	unicast(data []byte, to netip.AddrPort, via route)

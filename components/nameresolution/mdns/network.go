@@ -4,10 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"net"
 	"net/netip"
+	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/net/ipv4"
@@ -19,14 +22,17 @@ import (
 type network struct {
 	log     *slog.Logger
 	receive func(packet)
+	port    int
 	wg      sync.WaitGroup
 
 	mu      sync.Mutex
 	closed  bool
 	sockets []*socket
-	names   map[int]string // of the interfaces
-	// setup is why there is no usable socket, sending why the last packet could not leave; nil otherwise.
-	setup, sending error
+	// names are those of the interfaces; the map is replaced, never changed, as every packet needs it.
+	names atomic.Pointer[map[int]string]
+	// setup is why there is no usable socket, sending why the last packet could not leave, taken why one of the two sockets
+	// could not be opened though the system has the family; nil otherwise.
+	setup, sending, taken error
 }
 
 // socket is the UDP socket of one family.
@@ -38,11 +44,27 @@ type socket struct {
 	joined map[int]*net.Interface
 }
 
+// problems are errors that a person reads in one line.
+type problems []error
+
+func (p problems) Error() string {
+	texts := make([]string, len(p))
+	for i, err := range p {
+		texts[i] = err.Error()
+	}
+	return strings.Join(texts, "; ")
+}
+
+func (p problems) Unwrap() []error { return p }
+
+// errTaken is that a port cannot be shared with the program that has it.
+var errTaken = errors.New("another program has it and does not share it")
+
 func newNetwork(log *slog.Logger) *network {
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
 	}
-	return &network{log: log, names: map[int]string{}}
+	return &network{log: log, port: port}
 }
 
 func (n *network) open(_ context.Context, receive func(packet)) error {
@@ -60,6 +82,12 @@ func (n *network) problem() error {
 	return n.sending
 }
 
+func (n *network) partial() error {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.taken
+}
+
 // refresh opens the sockets that are missing and joins the group on interfaces that are new.
 func (n *network) refresh() (added bool) {
 	n.mu.Lock()
@@ -67,14 +95,18 @@ func (n *network) refresh() (added bool) {
 	if n.closed {
 		return false
 	}
-	var problems []error
+	var problems problems
+	n.taken = nil
 	for _, family := range []int{4, 6} {
 		if n.socket(family) != nil {
 			continue
 		}
-		s, err := listen(family)
+		s, err := listen(family, n.port)
 		if err != nil {
 			problems = append(problems, err)
+			if errors.Is(err, errTaken) || errors.Is(err, fs.ErrPermission) {
+				n.taken = err
+			}
 			continue
 		}
 		n.sockets = append(n.sockets, s)
@@ -85,13 +117,14 @@ func (n *network) refresh() (added bool) {
 		problems = append(problems, fmt.Errorf("cannot list the network interfaces: %w", err))
 	}
 	present := map[int]bool{}
+	names := map[int]string{}
 	for _, i := range interfaces {
 		// Loopback lets sidecars of a machine without a network find each other; it works even where it lacks the flag.
 		if i.Flags&net.FlagUp == 0 || i.Flags&(net.FlagMulticast|net.FlagLoopback) == 0 {
 			continue
 		}
 		present[i.Index] = true
-		n.names[i.Index] = i.Name
+		names[i.Index] = i.Name
 		for _, s := range n.sockets {
 			if s.joined[i.Index] != nil {
 				continue
@@ -104,6 +137,7 @@ func (n *network) refresh() (added bool) {
 			added = true
 		}
 	}
+	n.names.Store(&names)
 	usable := false
 	for _, s := range n.sockets {
 		for index := range s.joined {
@@ -115,7 +149,7 @@ func (n *network) refresh() (added bool) {
 	}
 	n.setup = nil
 	if !usable {
-		n.setup = errors.Join(append(problems, errors.New("no network interface carries multicast"))...)
+		n.setup = append(problems, errors.New("no network interface carries multicast"))
 	}
 	return added
 }
@@ -131,18 +165,24 @@ func (n *network) socket(family int) *socket {
 }
 
 // listen opens the socket of a family, sharing the port with the other programs of the machine that speak multicast DNS.
-func listen(family int) (*socket, error) {
+func listen(family, port int) (*socket, error) {
 	config := net.ListenConfig{Control: sharePort}
 	kind, address := "udp4", fmt.Sprintf("0.0.0.0:%d", port)
 	if family == 6 {
 		kind, address = "udp6", fmt.Sprintf("[::]:%d", port)
 	}
 	conn, err := config.ListenPacket(context.Background(), kind, address)
+	if err != nil && inUse(err) {
+		return nil, fmt.Errorf("cannot open UDP port %d for IPv%d: %w; find it with a tool such as ss or netstat, and stop it", port, family, errTaken)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("cannot open UDP port %d for IPv%d: %w", port, family, err)
 	}
 	s := &socket{family: family, conn: conn, joined: map[int]*net.Interface{}}
 	// Each of these is a refinement that some systems do not offer.
+	if udp, ok := conn.(*net.UDPConn); ok {
+		_ = udp.SetReadBuffer(1 << 20) // all sidecars of a network may answer at once
+	}
 	if family == 4 {
 		s.v4 = ipv4.NewPacketConn(conn)
 		_ = s.v4.SetControlMessage(ipv4.FlagInterface|ipv4.FlagDst, true)
@@ -181,9 +221,12 @@ func (s *socket) send(data []byte, i *net.Interface) error {
 	return err
 }
 
+// maxPacket is the length in bytes above which a packet is none of multicast DNS (RFC 6762, section 17).
+const maxPacket = 9000
+
 // read hands packets on until the socket is closed.
 func (n *network) read(s *socket) {
-	buf := make([]byte, 1<<16)
+	buf := make([]byte, maxPacket+1)
 	for {
 		var size, index int
 		var from net.Addr
@@ -208,6 +251,9 @@ func (n *network) read(s *socket) {
 			if !n.retryRead() {
 				return
 			}
+			continue
+		}
+		if size > maxPacket {
 			continue
 		}
 		// Nothing is ever asked for that would be answered to this socket alone, so a packet that was not sent to the
@@ -238,9 +284,10 @@ func (n *network) retryRead() bool {
 }
 
 func (n *network) name(index int) string {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	return n.names[index]
+	if names := n.names.Load(); names != nil {
+		return (*names)[index]
+	}
+	return ""
 }
 
 func (n *network) multicast(data []byte, via route) {
@@ -250,7 +297,7 @@ func (n *network) multicast(data []byte, via route) {
 		return
 	}
 	sent := false
-	var failures []error
+	var failures problems
 	for _, s := range n.sockets {
 		if via.family != 0 && via.family != s.family {
 			continue
@@ -268,8 +315,8 @@ func (n *network) multicast(data []byte, via route) {
 	}
 	if via == everywhere {
 		n.sending = nil
-		if !sent {
-			n.sending = errors.Join(failures...)
+		if !sent && len(failures) > 0 {
+			n.sending = failures
 		}
 	}
 }

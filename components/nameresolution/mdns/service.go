@@ -38,6 +38,8 @@ type service struct {
 
 	// The packets that are sent often, packed once.
 	browseReply, announcement, probe, goodbye []byte
+	// wireNames are the names that questions may be about, as they stand in packets.
+	wireNames [][]byte
 }
 
 func newService(id, hostname string, pid int, address netip.Addr, port uint16) (*service, error) {
@@ -54,6 +56,14 @@ func newService(id, hostname string, pid int, address netip.Addr, port uint16) (
 		if *n, err = canonical(*n); err != nil {
 			return nil, fmt.Errorf("cannot announce the host name %q over mDNS: %w", hostname, err)
 		}
+	}
+	for _, n := range []string{s.name, s.instance, s.host, catalogue} {
+		buf := make([]byte, 256)
+		end, err := dns.PackDomainName(n, buf, 0, nil, false)
+		if err != nil {
+			return nil, err
+		}
+		s.wireNames = append(s.wireNames, buf[:end])
 	}
 	if len(id) > 255 {
 		return nil, fmt.Errorf("cannot announce the app id %q over mDNS: it is longer than 255 bytes", id)

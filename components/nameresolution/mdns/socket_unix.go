@@ -3,6 +3,7 @@
 package mdns
 
 import (
+	"errors"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -21,3 +22,6 @@ func sharePort(_, _ string, c syscall.RawConn) error {
 	}
 	return failed
 }
+
+// inUse reports whether an address could not be had because somebody has it.
+func inUse(err error) bool { return errors.Is(err, unix.EADDRINUSE) }

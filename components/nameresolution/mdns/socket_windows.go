@@ -1,6 +1,7 @@
 package mdns
 
 import (
+	"errors"
 	"syscall"
 
 	"golang.org/x/sys/windows"
@@ -17,3 +18,6 @@ func sharePort(_, _ string, c syscall.RawConn) error {
 	}
 	return failed
 }
+
+// inUse reports whether an address could not be had because somebody has it.
+func inUse(err error) bool { return errors.Is(err, windows.WSAEADDRINUSE) }

@@ -5,7 +5,9 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net/url"
+	"os"
 	"strconv"
 	"strings"
 	"time"
@@ -103,6 +105,57 @@ func connect(ctx context.Context, o *Options) (*sql.DB, error) {
 			return nil, fmt.Errorf("cannot use the SQLite database %q for name resolution: %w; its folder must exist and be writable for the sidecar", redact(o.ConnectionString), err)
 		}
 	}
+}
+
+// handle is an open database.
+type handle struct {
+	db   *sql.DB
+	find *sql.Stmt
+	// path and file are of the database's file as it was opened; path is "" for one in memory.
+	path string
+	file os.FileInfo
+}
+
+// openHandle opens the database with what is needed all the time.
+func openHandle(ctx context.Context, o *Options) (_ *handle, err error) {
+	h := &handle{}
+	if h.db, err = connect(ctx, o); err != nil {
+		return nil, err
+	}
+	h.find, err = h.db.PrepareContext(ctx, `SELECT address, last_update FROM `+o.TableName+` WHERE app_id = ? AND last_update > ? ORDER BY address`)
+	if err == nil {
+		err = h.db.QueryRowContext(ctx, `SELECT file FROM pragma_database_list WHERE name = 'main'`).Scan(&h.path)
+	}
+	if err == nil && h.path != "" {
+		h.file, err = os.Stat(h.path)
+	}
+	if err != nil {
+		_ = h.close()
+		return nil, fmt.Errorf("cannot use the SQLite database %q for name resolution: %w", redact(o.ConnectionString), err)
+	}
+	return h, nil
+}
+
+// replaced reports whether the file at the path is not the one that was opened: what is written to a deleted file nobody
+// else reads.
+func (h *handle) replaced() bool {
+	if h.path == "" {
+		return false
+	}
+	now, err := os.Stat(h.path)
+	if err != nil {
+		return errors.Is(err, fs.ErrNotExist)
+	}
+	return !os.SameFile(h.file, now)
+}
+
+// close ends what is open. It waits for queries under way.
+func (h *handle) close() error {
+	var err error
+	if h.find != nil {
+		err = h.find.Close()
+	}
+	return errors.Join(err, h.db.Close())
 }
 
 // redact cuts the options off a connection string, which may hold a key.

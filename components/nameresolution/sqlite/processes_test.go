@@ -55,12 +55,12 @@ func child(t *testing.T, file string) {
 				return h != nil && len(h.addresses) == each*processes
 			})
 			// Stay until all have seen all, which each notes under an address of its own.
-			if _, err := r.db.Exec(`INSERT INTO hosts VALUES (?, ?, 'done', '', 1)`, r.row.id+"-done", "done-"+r.row.id); err != nil {
+			if _, err := r.handle.Load().db.Exec(`INSERT INTO hosts VALUES (?, ?, 'done', '', 1)`, r.row.id+"-done", "done-"+r.row.id); err != nil {
 				t.Error(err)
 			}
 			eventually(t, "the others", func() bool {
 				var n int
-				return r.db.QueryRow(`SELECT count(*) FROM hosts WHERE app_id = 'done'`).Scan(&n) == nil && n == each*processes
+				return r.handle.Load().db.QueryRow(`SELECT count(*) FROM hosts WHERE app_id = 'done'`).Scan(&n) == nil && n == each*processes
 			})
 			if err := r.Close(); err != nil {
 				t.Error(err)

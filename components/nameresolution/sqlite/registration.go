@@ -39,7 +39,7 @@ func newRegistration(s components.Sidecar) (registration, error) {
 // The namespace stays empty, as Dapr writes it.
 func (r *Resolver) register(ctx context.Context) error {
 	return r.persist(ctx, func(ctx context.Context) error {
-		_, err := r.db.ExecContext(ctx, `REPLACE INTO `+r.options.TableName+` (registration_id, address, app_id, namespace, last_update) VALUES (?, ?, ?, '', ?)`,
+		_, err := r.handle.Load().db.ExecContext(ctx, `REPLACE INTO `+r.options.TableName+` (registration_id, address, app_id, namespace, last_update) VALUES (?, ?, ?, '', ?)`,
 			r.row.id, r.row.address, r.row.appID, r.clock.Now().Unix())
 		return err
 	})
@@ -72,6 +72,9 @@ func (r *Resolver) keep() {
 		}
 		wait = every
 		r.tidy()
+		if err := r.followFile(); err != nil && r.ctx.Err() == nil {
+			r.log.Warn("the database file for name resolution is gone and cannot be made again, so that other sidecars may not find this one; trying again", "error", err)
+		}
 		switch holder, err := r.renew(); {
 		case r.ctx.Err() != nil:
 			return
@@ -98,14 +101,14 @@ func (r *Resolver) renew() (holder string, err error) {
 	err = r.persist(r.ctx, func(ctx context.Context) error {
 		holder = ""
 		now := r.clock.Now().Unix()
-		result, err := r.db.ExecContext(ctx, `UPDATE `+t+` SET last_update = ? WHERE registration_id = ? AND address = ?`, now, r.row.id, r.row.address)
+		result, err := r.handle.Load().db.ExecContext(ctx, `UPDATE `+t+` SET last_update = ? WHERE registration_id = ? AND address = ?`, now, r.row.id, r.row.address)
 		if err != nil {
 			return err
 		}
 		if n, err := result.RowsAffected(); err != nil || n > 0 {
 			return err
 		}
-		tx, err := r.db.BeginTx(ctx, nil)
+		tx, err := r.handle.Load().db.BeginTx(ctx, nil)
 		if err != nil {
 			return err
 		}
@@ -134,7 +137,7 @@ func (r *Resolver) renew() (holder string, err error) {
 // deregister deletes the row.
 func (r *Resolver) deregister() error {
 	err := r.persist(context.Background(), func(ctx context.Context) error {
-		_, err := r.db.ExecContext(ctx, `DELETE FROM `+r.options.TableName+` WHERE registration_id = ? AND address = ?`, r.row.id, r.row.address)
+		_, err := r.handle.Load().db.ExecContext(ctx, `DELETE FROM `+r.options.TableName+` WHERE registration_id = ? AND address = ?`, r.row.id, r.row.address)
 		return err
 	})
 	if err != nil {
@@ -172,7 +175,7 @@ func (r *Resolver) clean(ctx context.Context) error {
 	now := r.clock.Now()
 	// Timers of equal length drift a little; the slack lets the same sidecar win again.
 	due := now.Add(100*time.Millisecond - r.options.CleanupInterval)
-	result, err := r.db.ExecContext(ctx, `INSERT INTO `+m+` (key, value) VALUES ('nr-last-cleanup', ?)
+	result, err := r.handle.Load().db.ExecContext(ctx, `INSERT INTO `+m+` (key, value) VALUES ('nr-last-cleanup', ?)
 		ON CONFLICT (key) DO UPDATE SET value = excluded.value WHERE unixepoch(value) IS NULL OR unixepoch(value) <= ?`,
 		now.UTC().Format(timestamp), due.Unix())
 	if err != nil {
@@ -181,6 +184,6 @@ func (r *Resolver) clean(ctx context.Context) error {
 	if n, err := result.RowsAffected(); err != nil || n == 0 {
 		return err
 	}
-	_, err = r.db.ExecContext(ctx, `DELETE FROM `+r.options.TableName+` WHERE last_update < ?`, now.Add(-r.options.UpdateInterval).Unix())
+	_, err = r.handle.Load().db.ExecContext(ctx, `DELETE FROM `+r.options.TableName+` WHERE last_update < ?`, now.Add(-r.options.UpdateInterval).Unix())
 	return err
 }

@@ -2,7 +2,6 @@ package sqlite
 
 import (
 	"context"
-	"database/sql"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -29,8 +28,7 @@ type Resolver struct {
 	options Options
 	clock   clockwork.Clock
 	log     *slog.Logger
-	db      *sql.DB
-	find    *sql.Stmt
+	handle  atomic.Pointer[handle]
 	row     registration
 	mdns    nameresolution.Resolver // nil when not asked for
 
@@ -44,6 +42,7 @@ type Resolver struct {
 	found map[string]*hosts
 	// suspects maps addresses that did not answer to the unix second they were reported in.
 	suspects map[string]int64
+	closed   bool
 }
 
 // hosts are the live addresses of one app.
@@ -77,20 +76,18 @@ func open(ctx context.Context, inst components.Instance, o Options, openMDNS Ope
 		options: o, clock: inst.Clock, log: inst.Log, row: row,
 		found: map[string]*hosts{}, suspects: map[string]int64{},
 	}
-	if r.db, err = connect(ctx, &o); err != nil {
+	opened, err := openHandle(ctx, &o)
+	if err != nil {
 		return nil, err
 	}
+	r.handle.Store(opened)
 	r.ctx, r.cancel = context.WithCancel(context.Background())
 	defer func() {
 		if err != nil {
 			r.cancel()
-			_ = r.db.Close()
+			_ = opened.close()
 		}
 	}()
-	r.find, err = r.db.PrepareContext(ctx, `SELECT address, last_update FROM `+o.TableName+` WHERE app_id = ? AND last_update > ? ORDER BY address`)
-	if err != nil {
-		return nil, err
-	}
 	if err := r.register(ctx); err != nil {
 		return nil, fmt.Errorf("cannot register the address %s in the SQLite database %q: %w", row.address, redact(o.ConnectionString), err)
 	}
@@ -131,9 +128,15 @@ func (r *Resolver) Resolve(ctx context.Context, req nameresolution.Request) (str
 		return "", err
 	}
 	// Callers that ask at the same time share one query, which the timeout bounds.
-	result, err, _ := r.loads.Do(req.ID, func() (any, error) { return r.load(req.ID) })
-	if err == nil {
-		return result.(*hosts).pick(), nil
+	var err error
+	select {
+	case result := <-r.loads.DoChan(req.ID, func() (any, error) { return r.load(req.ID) }):
+		if result.Err == nil {
+			return result.Val.(*hosts).pick(), nil
+		}
+		err = result.Err
+	case <-ctx.Done():
+		return "", ctx.Err()
 	}
 	if !r.options.ResolveMDNS || r.mdns == nil || !errors.Is(err, errNotFound) {
 		return "", err
@@ -150,11 +153,30 @@ func (r *Resolver) Resolve(ctx context.Context, req nameresolution.Request) (str
 
 // load reads the live registrations of an app and remembers them.
 func (r *Resolver) load(id string) (*hosts, error) {
+	r.mu.Lock()
+	if r.closed {
+		r.mu.Unlock()
+		return nil, errClosed
+	}
+	r.wg.Add(1)
+	r.mu.Unlock()
+	defer r.wg.Done()
+	for {
+		h := r.handle.Load()
+		found, err := r.read(h, id)
+		// Between the two the database may have been opened anew.
+		if err == nil || errors.Is(err, errNotFound) || r.handle.Load() == h {
+			return found, err
+		}
+	}
+}
+
+func (r *Resolver) read(from *handle, id string) (*hosts, error) {
 	ctx, cancel := context.WithTimeout(r.ctx, r.options.Timeout)
 	defer cancel()
 	now := r.clock.Now()
 	seconds := int64(r.options.UpdateInterval / time.Second)
-	rows, err := r.find.QueryContext(ctx, id, now.Unix()-seconds)
+	rows, err := from.find.QueryContext(ctx, id, now.Unix()-seconds)
 	if err != nil {
 		return nil, r.readError(err)
 	}
@@ -237,16 +259,38 @@ func (r *Resolver) tidy() {
 	}
 }
 
+// followFile opens the database anew when its file was deleted or replaced. The next renewal registers the sidecar there.
+func (r *Resolver) followFile() error {
+	old := r.handle.Load()
+	if !old.replaced() {
+		return nil
+	}
+	h, err := openHandle(r.ctx, &r.options)
+	if err != nil {
+		return err
+	}
+	r.handle.Store(h)
+	r.log.Warn("the database file for name resolution was deleted or replaced and has been opened anew; sidecars that run are found again as they notice it", "database", redact(r.options.ConnectionString))
+	_ = old.close() // of a file that is gone
+	r.mu.Lock()
+	clear(r.found)
+	r.mu.Unlock()
+	return nil
+}
+
 // Close deletes the registration and releases the database.
 func (r *Resolver) Close() error { return r.close() }
 
 func (r *Resolver) shutDown() error {
+	r.mu.Lock()
+	r.closed = true
+	r.mu.Unlock()
 	r.cancel()
 	r.wg.Wait()
 	var errs []error
 	if r.mdns != nil {
 		errs = append(errs, r.mdns.Close())
 	}
-	errs = append(errs, r.deregister(), r.find.Close(), r.db.Close())
+	errs = append(errs, r.deregister(), r.handle.Load().close())
 	return errors.Join(errs...)
 }

@@ -84,3 +84,6 @@ func identifier(name string) bool {
 
 // errNotFound is what callers see of an app without a live registration (Dapr API, SQLite name resolver).
 var errNotFound = errors.New("no host found with the given ID")
+
+// errClosed is what callers get of a resolver that was closed.
+var errClosed = errors.New("the sqlite name resolver was closed")
