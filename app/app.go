@@ -71,6 +71,8 @@ type Options struct {
 	AppID string
 	// Health configures the app's health checks; nil means that there are none, and the app counts as healthy.
 	Health *HealthOptions
+	// Pipeline stands around all calls of an HTTP app but the health probes; nil is none.
+	Pipeline Pipeline
 	// Log is the logger of the channel; nil discards.
 	Log *slog.Logger
 	// Metrics may be nil.
@@ -130,9 +132,17 @@ func New(o Options) (Channel, error) {
 	case GRPC, GRPCS:
 		return newGRPCChannel(o)
 	case H2C:
-		return newH2CChannel(o)
+		c, err := newH2CChannel(o)
+		if err != nil {
+			return nil, err
+		}
+		return withPipeline(c, &o), nil
 	default:
-		return newHTTPChannel(o)
+		c, err := newHTTPChannel(o)
+		if err != nil {
+			return nil, err
+		}
+		return withPipeline(c, &o), nil
 	}
 }
 

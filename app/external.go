@@ -26,6 +26,8 @@ type ExternalOptions struct {
 	// MaxBodySize bounds how much of an error response is read into memory before it is passed on as a stream, in bytes; 0
 	// and less mean no limit.
 	MaxBodySize int64
+	// Pipeline stands around all calls; nil is none.
+	Pipeline Pipeline
 	// Log is the logger; nil discards.
 	Log *slog.Logger
 	// Metrics may be nil.
@@ -38,6 +40,8 @@ type ExternalOptions struct {
 type External struct {
 	endpoints map[string]*endpoint
 	urls      *endpoint
+	pipeline  Pipeline
+	limit     int64
 }
 
 // endpoint is one named endpoint, or all absolute URLs.
@@ -57,7 +61,7 @@ func NewExternal(o ExternalOptions) (*External, error) {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
-	x := &External{endpoints: make(map[string]*endpoint, len(o.Endpoints))}
+	x := &External{endpoints: make(map[string]*endpoint, len(o.Endpoints)), pipeline: o.Pipeline, limit: o.MaxBodySize}
 	for _, r := range o.Endpoints {
 		config, err := endpointTLS(r)
 		if err != nil {
@@ -154,13 +158,21 @@ func (x *External) BaseURL(name string) (string, bool) {
 // Invoke calls a named endpoint or an absolute URL, such as "https://host:8443"; the request's method and query are added to
 // it. Redirects of an endpoint are followed, those of a URL returned. Responses and errors are as with [Channel.Invoke].
 func (x *External) Invoke(ctx context.Context, target string, req *invocation.Request) (*invocation.Response, error) {
-	if e, ok := x.endpoints[target]; ok {
-		return e.client.invoke(ctx, e.base, req)
-	}
-	if !IsURL(target) {
+	e, base := x.urls, target
+	if named, ok := x.endpoints[target]; ok {
+		e, base = named, named.base
+	} else if !IsURL(target) {
 		return nil, fmt.Errorf("there is no HTTPEndpoint named %q", target)
 	}
-	return x.urls.client.invoke(ctx, target, req)
+	if x.pipeline == nil || !x.pipeline.Active() {
+		return e.client.invoke(ctx, base, req)
+	}
+	scheme, host, _ := strings.Cut(base, "://")
+	host, _, _ = strings.Cut(host, "/")
+	p := piped{pipeline: x.pipeline, scheme: scheme, host: host, limit: x.limit, call: func(ctx context.Context, req *invocation.Request) (*invocation.Response, error) {
+		return e.client.invoke(ctx, base, req)
+	}}
+	return p.invoke(ctx, req)
 }
 
 // Close refuses new calls, waits for those that run, and breaks them off when ctx ends. It returns the error of ctx then.

@@ -10,13 +10,60 @@ import (
 	"testing"
 	"time"
 
+	"outrigger.dev/identity/identitytest"
 	"outrigger.dev/invocation"
 )
 
 // BenchmarkInvoke is one call of 1 KiB in both directions, client and server in this process.
-func BenchmarkInvoke(b *testing.B) {
+func BenchmarkInvoke(b *testing.B) { benchmarkInvoke(b, nil, nil) }
+
+// BenchmarkInvokeMTLS is the same under mTLS.
+func BenchmarkInvokeMTLS(b *testing.B) {
+	ca := identitytest.NewCA(b)
+	benchmarkInvoke(b, NewMTLS(ca.NewSource(b, uriA), nil), NewMTLS(ca.NewSource(b, uriB), nil))
+}
+
+// BenchmarkHandshake opens and closes a connection under mTLS, both ends in this process.
+func BenchmarkHandshake(b *testing.B) {
+	ca := identitytest.NewCA(b)
+	client, server := NewMTLS(ca.NewSource(b, uriA), nil), NewMTLS(ca.NewSource(b, uriB), nil)
+	l := listen(b, "127.0.0.1:0")
+	defer l.Close()
+	go func() {
+		for {
+			raw, err := l.Accept()
+			if err != nil {
+				return
+			}
+			c, _, err := server.Server(context.Background(), raw, []string{ProtocolExchange, ProtocolGRPC})
+			if err == nil {
+				_, _ = c.Write([]byte("x"))
+			}
+			_ = raw.Close()
+		}
+	}()
+	before := cpu(b)
+	b.ReportAllocs()
+	for b.Loop() {
+		raw, err := net.Dial("tcp", l.Addr().String())
+		if err != nil {
+			b.Fatal(err)
+		}
+		c, _, err := client.Client(context.Background(), raw, Target{AppID: "b", Namespace: "default"}, []string{ProtocolExchange})
+		if err != nil {
+			b.Fatal(err)
+		}
+		if _, err := c.Read(make([]byte, 1)); err != nil {
+			b.Fatal(err)
+		}
+		_ = raw.Close()
+	}
+	b.ReportMetric(float64((cpu(b)-before).Microseconds())/float64(b.N), "cpu-us/op")
+}
+
+func benchmarkInvoke(b *testing.B, clientSecurity, serverSecurity Security) {
 	body := bytes.Repeat([]byte("x"), 1<<10)
-	server := NewServer(ServerOptions{AppID: "b", Handler: func(_ context.Context, req *invocation.Request) (*invocation.Response, error) {
+	server := NewServer(ServerOptions{AppID: "b", Security: serverSecurity, Handler: func(_ context.Context, req *invocation.Request) (*invocation.Response, error) {
 		resp := &invocation.Response{Status: 200, ContentType: "text/plain", Body: req.Body}
 		resp.Header.Add("X-A", "1")
 		return resp, nil
@@ -45,10 +92,10 @@ func BenchmarkInvoke(b *testing.B) {
 				name += "-parallel"
 			}
 			b.Run(name, func(b *testing.B) {
-				client := NewClient(ClientOptions{GRPCOnly: wire.grpc})
+				client := NewClient(ClientOptions{GRPCOnly: wire.grpc, Security: clientSecurity})
 				defer client.Close()
 				call := func() {
-					req := &invocation.Request{AppID: "b", Method: "api/echo", Verb: "POST", ContentType: "text/plain", Body: body}
+					req := &invocation.Request{AppID: "b", Namespace: "default", Method: "api/echo", Verb: "POST", ContentType: "text/plain", Body: body}
 					req.Header.Add("User-Agent", "bench/1")
 					req.Header.Add("Accept", "*/*")
 					req.Header.Add("dapr-caller-app-id", "a")

@@ -1,8 +1,6 @@
 package mesh
 
 import (
-	"bytes"
-	"encoding/hex"
 	"fmt"
 	"strconv"
 	"strings"
@@ -166,21 +164,4 @@ func fromInternalResponse(out *internalsv1.InternalInvokeResponse, req *invocati
 		resp.Status = 200
 	}
 	return resp
-}
-
-// traceBin is the value of grpc-trace-bin for a traceparent header, nil if that is malformed.
-func traceBin(traceparent []byte) []byte {
-	parts := bytes.Split(traceparent, []byte("-"))
-	if len(parts) < 4 || len(parts[0]) != 2 || len(parts[1]) != 32 || len(parts[2]) != 16 || len(parts[3]) != 2 {
-		return nil
-	}
-	out := make([]byte, 29)
-	out[1+17] = 1
-	out[1+17+9] = 2
-	for i, part := range parts[1:4] {
-		if _, err := hex.Decode(out[[3]int{2, 19, 28}[i]:], part); err != nil {
-			return nil
-		}
-	}
-	return out
 }

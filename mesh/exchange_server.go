@@ -35,6 +35,9 @@ func (s *Server) serveExchange(x *http1.Exchange) {
 
 func (s *Server) exchange(x *http1.Exchange, origin invocation.Origin) {
 	req := parseRequest(x.Method(), x.Path(), x.RawQuery(), x.Headers(), origin)
+	if s.options.Security != nil {
+		req.Caller = peerOf(x.Conn())
+	}
 	switch length := x.ContentLength(); {
 	case length == 0:
 	case length > 0 && length <= smallBody:

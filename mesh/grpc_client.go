@@ -18,6 +18,7 @@ import (
 	commonv1 "outrigger.dev/api/gen/common/v1"
 	internalsv1 "outrigger.dev/api/gen/internals/v1"
 	"outrigger.dev/invocation"
+	"outrigger.dev/telemetry/tracing"
 )
 
 // ended is the error of a call's context when that is why the call failed with err, nil otherwise. The peer has the same
@@ -69,13 +70,13 @@ func (p *peer) call(ctx context.Context, req *invocation.Request) (*invocation.R
 
 // outgoing adds the metadata of the caller's span.
 func outgoing(ctx context.Context, req *invocation.Request) context.Context {
-	parent := req.Header.Get("traceparent")
+	parent := req.Header.Get(tracing.HeaderParent)
 	if parent == nil {
 		return ctx
 	}
-	pairs := []string{"traceparent", string(parent)}
-	if bin := traceBin(parent); bin != nil {
-		pairs = append(pairs, "grpc-trace-bin", string(bin))
+	pairs := []string{tracing.HeaderParent, string(parent)}
+	if c, ok := tracing.ParseParent(parent); ok {
+		pairs = append(pairs, tracing.HeaderBinary, c.Binary())
 	}
 	return metadata.AppendToOutgoingContext(ctx, pairs...)
 }

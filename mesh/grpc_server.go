@@ -16,6 +16,7 @@ import (
 
 	commonv1 "outrigger.dev/api/gen/common/v1"
 	internalsv1 "outrigger.dev/api/gen/internals/v1"
+	"outrigger.dev/identity"
 	"outrigger.dev/invocation"
 )
 
@@ -82,6 +83,7 @@ func (c *callServer) CallLocal(ctx context.Context, in *internalsv1.InternalInvo
 		return nil, err
 	}
 	req.Body = in.GetMessage().GetData().GetValue()
+	req.Caller = identity.PeerFromContext(ctx)
 	resp, err := handle(ctx, c.options, req)
 	if err != nil {
 		return nil, toStatus(err).Err()
@@ -112,6 +114,7 @@ func (c *callServer) CallLocalStream(stream grpc.BidiStreamingServer[internalsv1
 	if err := body.begin(in, req, length); err != nil {
 		return status.Errorf(codes.Internal, "error invoking app channel: %s", err)
 	}
+	req.Caller = identity.PeerFromContext(stream.Context())
 	resp, err := handle(stream.Context(), c.options, req)
 	if err != nil {
 		return toStatus(err).Err()

@@ -177,6 +177,9 @@ func (p *peer) ask(ctx context.Context) (found speaks, limit int, c net.Conn, er
 		if ctx.Err() != nil {
 			return 0, 0, nil, ErrClosed
 		}
+		if refused(err) {
+			return 0, 0, nil, unreachable(fmt.Errorf("authentication handshake failed: %w", err))
+		}
 		p.client.options.Log.Debug("a sidecar speaks only gRPC", "address", p.target.Address, "reason", err)
 		return speaksGRPC, 0, nil, nil
 	}

@@ -8,6 +8,7 @@ import (
 	"math"
 	"net"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -17,6 +18,7 @@ import (
 
 	internalsv1 "outrigger.dev/api/gen/internals/v1"
 	"outrigger.dev/http1"
+	"outrigger.dev/identity"
 	"outrigger.dev/invocation"
 	"outrigger.dev/telemetry/metrics"
 )
@@ -27,7 +29,8 @@ type ServerOptions struct {
 	// the answer is closed. A failure should be a gRPC status; any other error becomes Unknown. Its context ends when the
 	// caller goes away and when the answer is complete.
 	Handler func(ctx context.Context, req *invocation.Request) (*invocation.Response, error)
-	// Proxy serves gRPC methods that are not the sidecars' own; nil refuses them as Unimplemented.
+	// Proxy serves gRPC methods that are not the sidecars' own; nil refuses them as Unimplemented. The
+	// messages of its streams are each an [invocation.Frame].
 	Proxy grpc.StreamHandler
 	// MaxBodySize bounds gRPC messages, in bytes; 0 or less means no limit. Streamed bodies have no limit here.
 	MaxBodySize int64
@@ -42,6 +45,9 @@ type ServerOptions struct {
 	GRPCOnly bool
 	Metrics  *metrics.Metrics
 	Log      *slog.Logger
+
+	// patience is handshakeTimeout, except in tests.
+	patience time.Duration
 }
 
 // Server serves the internal port: calls from other sidecars, over gRPC or the exchange, on the same listeners.
@@ -56,6 +62,8 @@ type Server struct {
 	handover sync.Once
 	conns    sync.WaitGroup
 	serving  sync.WaitGroup
+	// warned is when a refused identity was last logged as a warning, in Unix seconds.
+	warned atomic.Int64
 
 	mu        sync.Mutex
 	listeners map[net.Listener]struct{}
@@ -86,12 +94,15 @@ func NewServer(o ServerOptions) *Server {
 	if o.ReadBufferSize <= 0 {
 		o.ReadBufferSize = 4 << 10
 	}
+	if o.patience <= 0 {
+		o.patience = handshakeTimeout
+	}
 	s := &Server{
 		options: o, listeners: map[net.Listener]struct{}{}, sniffing: map[net.Conn]struct{}{}, handed: http1.NewHandover(),
 		limit: max(o.ReadBufferSize+callerHeaders, minHeaderLimit),
 	}
 	s.http = http1.NewServer(http1.ServerOptions{
-		Handler: s.serveExchange, MaxHeaderBytes: s.limit, HeaderTimeout: handshakeTimeout, Log: o.Log,
+		Handler: s.serveExchange, MaxHeaderBytes: s.limit, HeaderTimeout: o.patience, Log: o.Log,
 	})
 	options := []grpc.ServerOption{
 		grpc.MaxRecvMsgSize(messageLimit(o.MaxBodySize)),
@@ -99,9 +110,13 @@ func NewServer(o ServerOptions) *Server {
 		grpc.MaxHeaderListSize(uint32(min(int64(o.ReadBufferSize)*1024, math.MaxInt32))),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: minPingInterval, PermitWithoutStream: true}),
 		grpc.KeepaliveParams(keepalive.ServerParameters{MaxConnectionIdle: maxIdle, Time: pingAfter, Timeout: pingTimeout}),
+		grpc.ConnectionTimeout(o.patience),
 	}
 	if o.Proxy != nil {
-		options = append(options, grpc.UnknownServiceHandler(o.Proxy))
+		options = append(options, grpc.UnknownServiceHandler(o.Proxy), grpc.ForceServerCodecV2(invocation.FrameCodec()))
+	}
+	if o.Security != nil {
+		options = append(options, grpc.Creds(connCredentials{}))
 	}
 	s.grpc = grpc.NewServer(options...)
 	s.calls = &callServer{options: &s.options}
@@ -177,7 +192,7 @@ func (s *Server) serveConn(raw net.Conn) {
 	s.mu.Unlock()
 	if err != nil {
 		_ = raw.Close()
-		s.options.Log.Debug("a connection to the internal port ended before its first request", "app", s.options.AppID, "remote", raw.RemoteAddr().String(), "error", err)
+		s.notServed(raw, err)
 		return
 	}
 	if isGRPC {
@@ -187,9 +202,27 @@ func (s *Server) serveConn(raw net.Conn) {
 	s.http.ServeConn(c, first)
 }
 
+// notServed logs why a connection got nowhere. A refused identity is somebody's mistake or attack, so it is said loudly, but
+// only now and then.
+func (s *Server) notServed(c net.Conn, err error) {
+	level, text := slog.LevelDebug, "a connection to the internal port ended before its first request"
+	var untrusted *identity.UntrustedError
+	if errors.As(err, &untrusted) {
+		text = "a connection to the internal port was refused: check that both sidecars have their certificates of the same Sentry and that their clocks are right"
+		now := time.Now().Unix()
+		if last := s.warned.Load(); now-last >= int64(warnInterval.Seconds()) && s.warned.CompareAndSwap(last, now) {
+			level = slog.LevelWarn
+		}
+	}
+	s.options.Log.Log(context.Background(), level, text, "app", s.options.AppID, "remote", c.RemoteAddr().String(), "error", err)
+}
+
+// warnInterval is how often refused identities are logged as warnings.
+const warnInterval = 10 * time.Second
+
 func (s *Server) open(c net.Conn) (conn net.Conn, first []byte, isGRPC bool, err error) {
 	if s.options.Security != nil {
-		ctx, cancel := context.WithTimeout(context.Background(), handshakeTimeout)
+		ctx, cancel := context.WithTimeout(context.Background(), s.options.patience)
 		defer cancel()
 		protocols := []string{ProtocolExchange, ProtocolGRPC}
 		if s.options.GRPCOnly {
@@ -210,7 +243,7 @@ func (s *Server) open(c net.Conn) (conn net.Conn, first []byte, isGRPC bool, err
 	if s.options.GRPCOnly {
 		return c, nil, true, nil
 	}
-	first, err = http1.Sniff(c, handshakeTimeout)
+	first, err = http1.Sniff(c, s.options.patience)
 	return c, first, http1.IsHTTP2(first), err
 }
 

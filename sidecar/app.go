@@ -18,7 +18,7 @@ func (s *Sidecar) appOptions() app.Options {
 	options := app.Options{
 		Protocol: app.Protocol(o.AppProtocol), Address: o.AppChannelAddress, Port: o.AppPort, MaxConcurrency: o.AppMaxConcurrency,
 		MaxBodySize: o.MaxBodySize, ReadBufferSize: int(o.ReadBufferSize), APIToken: o.AppToken, AppID: o.AppID,
-		Log: logging.Scope(o.Log, logging.ScopeAppHealth), Metrics: s.metrics,
+		Pipeline: s.appPipeline, Log: logging.Scope(o.Log, logging.ScopeAppHealth), Metrics: s.metrics,
 	}
 	if o.EnableAppHealthCheck {
 		options.Health = &app.HealthOptions{

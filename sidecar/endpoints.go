@@ -38,8 +38,7 @@ func (e *endpoints) Close(ctx context.Context) error { return e.now.Load().Close
 
 // openEndpoints makes the channels to HTTPEndpoint resources, whose secrets are resolved now that the stores are there.
 func (s *Sidecar) openEndpoints(ctx context.Context) (*app.External, error) {
-	o := &s.options
-	options := app.ExternalOptions{MaxConcurrency: o.AppMaxConcurrency, MaxBodySize: o.MaxBodySize, Log: s.log, Metrics: s.metrics}
+	options := s.externalOptions()
 	for _, e := range s.resources.Load().HTTPEndpoints {
 		resolved, problems, err := s.loader.resolver.HTTPEndpoint(ctx, e)
 		reportProblems(s.log, problems)
@@ -50,6 +49,12 @@ func (s *Sidecar) openEndpoints(ctx context.Context) (*app.External, error) {
 		options.Endpoints = append(options.Endpoints, resolved)
 	}
 	return app.NewExternal(options)
+}
+
+// externalOptions are those of the channels to what is outside, without endpoints.
+func (s *Sidecar) externalOptions() app.ExternalOptions {
+	o := &s.options
+	return app.ExternalOptions{MaxConcurrency: o.AppMaxConcurrency, MaxBodySize: o.MaxBodySize, Pipeline: s.appPipeline, Log: s.log, Metrics: s.metrics}
 }
 
 // swapEndpoints puts new channels in the place of the present ones; calls in hand may finish, within a bound.

@@ -16,28 +16,34 @@ import (
 	"outrigger.dev/blocks/state"
 	"outrigger.dev/components"
 	contracts "outrigger.dev/components/bindings"
+	"outrigger.dev/components/middleware"
+	"outrigger.dev/components/pluggable"
 	brokers "outrigger.dev/components/pubsub"
 	secretstores "outrigger.dev/components/secretstores"
 	statestores "outrigger.dev/components/state"
 	"outrigger.dev/resource"
+	"outrigger.dev/sidecar/pipeline"
 	"outrigger.dev/telemetry/logging"
 	"outrigger.dev/telemetry/metrics"
 )
 
 // loader opens the components of the resources and gives them to their blocks.
 type loader struct {
-	registry  *components.Registry
-	sidecar   components.Sidecar
-	options   *Options
-	resolver  *resource.Resolver
-	templates *resource.Templates
-	state     *state.State
-	secrets   *secrets.Secrets
-	pubsub    *pubsub.PubSub
-	bindings  *bindings.Bindings
-	outbox    *outbox.Outbox
-	metrics   *metrics.Metrics
-	log       *slog.Logger
+	types       *pluggable.Folder
+	sidecar     components.Sidecar
+	options     *Options
+	resolver    *resource.Resolver
+	templates   *resource.Templates
+	state       *state.State
+	secrets     *secrets.Secrets
+	pubsub      *pubsub.PubSub
+	bindings    *bindings.Bindings
+	outbox      *outbox.Outbox
+	middlewares *pipeline.Middlewares
+	// strictSandbox has WebAssembly middlewares run strictly, whatever their resources say.
+	strictSandbox bool
+	metrics       *metrics.Metrics
+	log           *slog.Logger
 
 	mu     sync.Mutex
 	loaded []*loaded
@@ -58,7 +64,7 @@ type loaded struct {
 // unbuiltCategories are those whose blocks this version does not have yet: their components are not opened.
 var unbuiltCategories = map[components.Category]string{
 	components.Configuration: "configuration", components.Lock: "distributed lock",
-	components.Crypto: "cryptography", components.Conversation: "conversation", components.Middleware: "HTTP middleware",
+	components.Crypto: "cryptography", components.Conversation: "conversation",
 }
 
 // load opens all components: secret stores first, one after the other, for they may need each other, and then the rest side
@@ -230,6 +236,13 @@ func (l *loader) add(ctx context.Context, order int, c *resource.Component, o op
 		entry.capabilities = binding.Capabilities()
 		entry.close = func(ctx context.Context) error {
 			return errors.Join(l.bindings.Remove(ctx, c.Metadata.Name), instance.Close())
+		}
+	case middleware.Middleware:
+		if err := l.middlewares.Add(c.Metadata.Name, c.Spec.Type, c.Spec.Version, instance); err != nil {
+			return initFailure("CREATE_COMPONENT_FAILURE", c, errors.Join(err, instance.Close()))
+		}
+		entry.close = func(ctx context.Context) error {
+			return errors.Join(l.middlewares.Remove(ctx, c.Metadata.Name), instance.Close())
 		}
 	default:
 		return initFailure("CREATE_COMPONENT_FAILURE", c, fmt.Errorf("components of type %s cannot be declared as resources", c.Spec.Type))

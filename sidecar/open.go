@@ -18,10 +18,14 @@ import (
 	"outrigger.dev/blocks/state"
 	"outrigger.dev/components"
 	"outrigger.dev/components/nameresolution"
+	"outrigger.dev/components/pluggable"
+	"outrigger.dev/identity/accesscontrol"
 	"outrigger.dev/mesh"
+	"outrigger.dev/resiliency"
 	"outrigger.dev/resource"
-	"outrigger.dev/sidecar/server"
+	"outrigger.dev/sidecar/pipeline"
 	"outrigger.dev/telemetry/logging"
+	"outrigger.dev/telemetry/tracing"
 )
 
 // openResolver starts name resolution. A failure is logged and leaves the sidecar without: calls of other apps then fail.
@@ -67,7 +71,7 @@ func (s *Sidecar) openResolver(ctx context.Context, identity components.Sidecar,
 	} else {
 		s.log.Info("Initialized name resolution to " + name)
 	}
-	s.resolver = mesh.NewResolver(mesh.ResolverOptions{Resolver: resolver, Clock: s.options.Clock})
+	s.resolver = mesh.NewResolver(mesh.ResolverOptions{Resolver: resolver, Name: name, Namespace: identity.Namespace, Log: s.log, Clock: s.options.Clock})
 	// Withdrawn at the first notice, so that nobody is sent here any more.
 	down.notice = append(down.notice, func() {
 		if resolver != nil {
@@ -96,23 +100,33 @@ func resolverProperties(configuration resource.Value) (map[string]string, error)
 }
 
 // openBlocks makes the building blocks and the loader that feeds them.
-func (s *Sidecar) openBlocks(namespace string, identity components.Sidecar, down *teardown) {
+func (s *Sidecar) openBlocks(ctx context.Context, namespace string, identity components.Sidecar, down *teardown) {
 	o := &s.options
 	log := logging.Scope(o.Log, logging.ScopeProcessor)
-	secretBlock := secrets.New(secrets.Options{Metrics: s.metrics.Secrets(), Clock: o.Clock, Allowed: s.config.SecretAllowed})
+	s.resiliency = resiliency.New(resiliency.Options{Resources: s.resources.Load().Resiliencies, Metrics: s.metrics.Resiliency(), Clock: o.Clock, Log: s.log})
+	down.close = append(down.close, s.resiliency.Close)
+	s.middlewares = pipeline.New(logging.Scope(o.Log, logging.ScopeMiddleware))
+	if c := s.middlewares.Chain("spec.appHttpPipeline", s.config.Spec.AppHTTPPipeline.Handlers); c != nil {
+		s.appPipeline = c
+	}
+	secretBlock := secrets.New(secrets.Options{Resiliency: s.resiliency, Metrics: s.metrics.Secrets(), Clock: o.Clock, Allowed: s.config.SecretAllowed})
 	s.pubsub = pubsub.New(pubsub.Options{
 		AppID: o.AppID, Namespace: namespace, SkipAppSubscriptions: slices.Contains(o.DisableInitEndpoints, "subscribe"),
-		Metrics: s.metrics.PubSub(), Clock: o.Clock, Log: logging.Scope(o.Log, logging.ScopeProcessor),
+		Resiliency: s.resiliency, Tracer: s.traces.Tracer(), Metrics: s.metrics.PubSub(), Clock: o.Clock, Log: logging.Scope(o.Log, logging.ScopeProcessor),
 	})
 	s.outbox = outbox.New(outbox.Options{AppID: o.AppID, Namespace: namespace, Broker: s.pubsub, Clock: o.Clock, Log: log})
-	stateBlock := state.New(state.Options{AppID: o.AppID, Namespace: o.Namespace, Outbox: s.outbox, Metrics: s.metrics.State(), Clock: o.Clock, Log: log})
+	stateBlock := state.New(state.Options{AppID: o.AppID, Namespace: o.Namespace, Outbox: s.outbox, Resiliency: s.resiliency, Metrics: s.metrics.State(), Clock: o.Clock, Log: log})
 	s.bindings = bindings.New(bindings.Options{
-		ProbeTimeout: o.AppBindingOptionsTimeout, MaxBodyBytes: o.MaxBodySize, CheckBaggage: server.CheckBaggage, Metrics: s.metrics, Clock: o.Clock, Log: log,
+		ProbeTimeout: o.AppBindingOptionsTimeout, MaxBodyBytes: o.MaxBodySize, CheckBaggage: tracing.CheckBaggage, Resiliency: s.resiliency, Tracer: s.traces.Tracer(),
+		Metrics: s.metrics, Clock: o.Clock, Log: log,
 	})
+	plugged := pluggable.New(pluggable.Options{Folder: o.ComponentsSocketFolder, Registry: o.Registry, Log: log, Clock: o.Clock})
+	// What is wrong with a socket is in the log; it keeps only components of that socket from loading.
+	_, _ = plugged.Discover(ctx)
 	s.loader = &loader{
-		registry: o.Registry, sidecar: identity, options: o, state: stateBlock, secrets: secretBlock, pubsub: s.pubsub, bindings: s.bindings, outbox: s.outbox,
-		metrics: s.metrics, log: log,
-		resolver:  &resource.Resolver{Secrets: secretBlock, Env: resource.NewEnv(o.LookupEnv)},
+		types: plugged, sidecar: identity, options: o, state: stateBlock, secrets: secretBlock, pubsub: s.pubsub, bindings: s.bindings, outbox: s.outbox,
+		middlewares: s.middlewares, strictSandbox: s.config.Spec.WASM.StrictSandbox, metrics: s.metrics, log: log,
+		resolver:  &resource.Resolver{Kubernetes: o.Kubernetes, Secrets: secretBlock, Env: resource.NewEnv(o.LookupEnv)},
 		templates: newTemplates(o, namespace),
 	}
 	down.close = append(down.close, s.loader.close)
@@ -135,13 +149,19 @@ func (s *Sidecar) grpcApp() bool {
 // openInvocation makes the channels to the app, to endpoints outside and to other sidecars, and the block that uses them.
 func (s *Sidecar) openInvocation(ctx context.Context, identity components.Sidecar, host string, down *teardown) error {
 	o := &s.options
+	var access invoke.Access
 	hostName, err := os.Hostname()
 	if err != nil {
 		hostName = host
 	}
+	// A list that denies nothing is none: it need not be asked.
+	if spec := s.config.Spec.AccessControl; len(spec.Policies) > 0 || spec.EffectiveDefaultAction() == resource.ActionDeny {
+		access = accesscontrol.New(spec, !s.grpcApp(), accesscontrol.WithMetrics(s.metrics))
+	}
 	options := invoke.Options{
-		AppID: o.AppID, Namespace: identity.Namespace, HostAddress: host, HostName: hostName, InternalPort: identity.InternalPort,
-		Resolver: s.resolver, MaxBodyBytes: o.MaxBodySize, Metrics: s.metrics, Log: logging.Scope(o.Log, logging.ScopeAPI), Clock: o.Clock,
+		Access: access,
+		AppID:  o.AppID, Namespace: identity.Namespace, HostAddress: host, HostName: hostName, InternalPort: identity.InternalPort,
+		Resolver: s.resolver, Resiliency: s.resiliency, MaxBodyBytes: o.MaxBodySize, Tracer: s.traces.Tracer(), Metrics: s.metrics, Log: logging.Scope(o.Log, logging.ScopeAPI), Clock: o.Clock,
 	}
 	if o.AppPort > 0 {
 		channel, err := app.New(s.appOptions())
@@ -152,21 +172,29 @@ func (s *Sidecar) openInvocation(ctx context.Context, identity components.Sideca
 			s.pubsub.SetApp(channel)
 			options.App = channel
 			down.close = append(down.close, channel.Close)
+			forwarder, err := app.NewForwarder(s.appOptions(), channel)
+			if err != nil {
+				return err
+			}
+			options.Forward = forwarder
+			down.close = append(down.close, func(context.Context) error { forwarder.Close(); return nil })
 		}
 	}
 	external, err := s.openEndpoints(ctx)
 	if err != nil {
 		s.log.Warn(err.Error())
-		if external, err = app.NewExternal(app.ExternalOptions{MaxConcurrency: o.AppMaxConcurrency, MaxBodySize: o.MaxBodySize, Log: s.log, Metrics: s.metrics}); err != nil {
+		if external, err = app.NewExternal(s.externalOptions()); err != nil {
 			return err
 		}
 	}
 	s.endpoints.now.Store(external)
 	options.External = &s.endpoints
 	down.close = append(down.close, s.endpoints.Close)
-	s.peers = mesh.NewClient(mesh.ClientOptions{MaxBodySize: o.MaxBodySize, Dial: o.Dial, Log: s.log, Metrics: s.metrics, Clock: o.Clock})
+	s.peers = mesh.NewClient(mesh.ClientOptions{MaxBodySize: o.MaxBodySize, Security: s.security(), Dial: o.Dial, Log: s.log, Metrics: s.metrics, Clock: o.Clock})
 	down.close = append(down.close, func(context.Context) error { s.peers.Close(); return nil })
-	options.Peers = s.peers
+	options.Peers, options.Streams = s.peers, s.peers
 	s.invoke = invoke.New(options)
+	down.drain = append(down.drain, s.invoke.Drain)
+	down.close = append(down.close, func(context.Context) error { s.invoke.Close(); return nil })
 	return nil
 }

@@ -77,7 +77,20 @@ type Options struct {
 	APIToken                 string
 	DisableH2C               bool
 
-	EnableMTLS             bool
+	// EnableMTLS secures the connections to other sidecars.
+	EnableMTLS bool
+	// Kubernetes says that the sidecar runs there: its resources come from the operator, and so on.
+	Kubernetes bool
+	// ControlPlaneAddress is the operator's, SentryAddress that of the certificate authority, both "host:port".
+	ControlPlaneAddress, SentryAddress string
+	// ControlPlaneTrustDomain and ControlPlaneNamespace are those of the control plane's services; empty means what the
+	// environment says, and else localhost and default.
+	ControlPlaneTrustDomain, ControlPlaneNamespace string
+	// JWTAudiences are asked for in the tokens of the sidecar's identity.
+	JWTAudiences []string
+	// DisableKubernetesSecrets does without the built-in secret store of Kubernetes mode.
+	DisableKubernetesSecrets bool
+
 	PlacementAddresses     []string
 	SchedulerAddresses     []string
 	ComponentsSocketFolder string

@@ -90,6 +90,9 @@ func (l *loader) replace(ctx context.Context, old *loaded, c *resource.Component
 		return
 	}
 	l.log.Info(fmt.Sprintf("Component %s changed and is replaced", name), "component", name)
+	// Until the new version is there, requests do not slip past a middleware.
+	l.middlewares.Hold(old.name)
+	defer l.middlewares.Release(old.name)
 	l.retire(ctx, old)
 	missing, err := l.open(ctx, old.order, c)
 	switch {
@@ -169,13 +172,16 @@ func (l *loader) prepare(ctx context.Context, c *resource.Component) (*prepared,
 	if err != nil {
 		return nil, initFailure("INIT_COMPONENT_FAILURE", c, err)
 	}
-	descriptor, err := l.registry.Lookup(category, name, c.Spec.Version)
+	descriptor, err := l.types.Lookup(ctx, category, name, c.Spec.Version)
 	if err != nil {
 		return nil, initFailure("CREATE_COMPONENT_FAILURE", c, err)
 	}
 	p := &prepared{category: category, descriptor: descriptor, properties: resource.Properties(items), items: items, namespaced: namespaced}
-	if category == components.PubSub {
+	switch {
+	case category == components.PubSub:
 		l.setConsumerID(p.properties)
+	case category == components.Middleware && l.strictSandbox && descriptor.Name == "http.wasm":
+		p.properties["strictSandbox"] = "true"
 	}
 	return p, nil
 }

@@ -25,28 +25,26 @@ const featureHotReload = "HotReload"
 // HTTPEndpoint waits for them.
 const swapPatience = 5 * time.Second
 
-// reloader takes over changes of the resource files while the sidecar runs.
+// reloader takes over changes of the Configuration and the resources while the sidecar runs.
 type reloader struct {
 	sidecar *Sidecar
-	watcher *resource.Watcher
+	changes <-chan struct{}
 	log     *slog.Logger
 	// said are the problems that were reported already, so that a file that stays broken is not reported again every minute.
 	said map[string]bool
 }
 
-// watch begins to look at the files before they are read for the first time, so that no change is missed. Without resource directories and
-// with the feature off, there is nothing to follow and it does nothing.
+// watch begins to look for changes before the resources are read for the first time, so that none is missed. With the feature off it
+// does nothing.
 func (s *Sidecar) watch() error {
 	if !slices.Contains(s.features, featureHotReload) {
 		return nil
 	}
-	w, err := resource.Watch(resource.WatchOptions{
-		Dirs: s.options.ResourcesPaths, Files: s.options.ConfigPaths, Interval: s.options.ReconcileInterval, Clock: s.options.Clock,
-	})
+	changes, err := s.source.watch(s.options.ReconcileInterval)
 	if err != nil {
 		return err
 	}
-	s.reloader = &reloader{sidecar: s, watcher: w, log: logging.Scope(s.options.Log, logging.ScopeHotReload), said: map[string]bool{}}
+	s.reloader = &reloader{sidecar: s, changes: changes, log: logging.Scope(s.options.Log, logging.ScopeHotReload), said: map[string]bool{}}
 	for _, name := range reconcilers() {
 		s.health.Target(name)
 	}
@@ -61,27 +59,23 @@ func reconcilers() []string {
 	}
 }
 
-// unwatch ends the watching, also when the sidecar never got to following it.
-func (s *Sidecar) unwatch(context.Context) error {
-	if s.reloader == nil {
-		return nil
+// ready says that changes are followed from now on.
+func (r *reloader) ready() {
+	for _, name := range reconcilers() {
+		r.sidecar.health.Target(name).Ready()
 	}
-	return s.reloader.watcher.Close()
 }
 
 // follow takes over changes until ctx ends.
 func (r *reloader) follow(ctx context.Context) {
-	for _, name := range reconcilers() {
-		r.sidecar.health.Target(name).Ready()
-	}
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-r.sidecar.ended:
 			return
-		case <-r.watcher.C:
-			if r.configurationChanged() {
+		case <-r.changes:
+			if r.configurationChanged(ctx) {
 				r.restart("Configuration")
 				return
 			}
@@ -92,9 +86,9 @@ func (r *reloader) follow(ctx context.Context) {
 
 // configurationChanged reports whether the Configuration is another one now. One that cannot be used leaves the present one in
 // force.
-func (r *reloader) configurationChanged() bool {
+func (r *reloader) configurationChanged(ctx context.Context) bool {
 	s := r.sidecar
-	config, problems, err := resource.LoadConfiguration(s.options.ConfigPaths, s.options.LookupEnv)
+	config, problems, err := s.source.configuration(ctx)
 	if err == nil {
 		err = config.Spec.AccessControl.Validate()
 	}
@@ -113,13 +107,13 @@ func (r *reloader) configurationChanged() bool {
 func (r *reloader) reload(ctx context.Context) {
 	s := r.sidecar
 	before := s.resources.Load()
-	now, problems, err := resource.Reload(ctx, s.loadOptions(), before)
+	now, problems, err := s.source.resources(ctx, s.loadOptions(), before)
 	if ctx.Err() != nil {
 		return
 	}
 	r.report(problems)
 	if err != nil {
-		r.sayOnce(slog.LevelError, fmt.Sprintf("the resources cannot be read, everything stays as it is: %s; make the directory readable again", err))
+		r.sayOnce(slog.LevelError, fmt.Sprintf("the resources cannot be read, everything stays as it is: %s", err))
 		return
 	}
 	now.Subscriptions = r.usable(now.Subscriptions, before.Subscriptions)

@@ -122,11 +122,11 @@ func (s *Sidecar) serveAPIs(ctx context.Context, down *teardown, targets map[str
 			return fmt.Errorf("failed to start API gRPC server: %w", err)
 		}
 	}
-	traced := s.config.Spec.Tracing.SamplingRate != "0"
 	grpcServer := server.NewGRPC(server.GRPCOptions{
+		Proxy:   s.invoke.Proxy,
 		Dapr:    &daprServer{StateServer: s.loader.state.Server(), SecretsServer: s.loader.secrets.Server(), InvokeServer: invoke.NewServer(s.invoke), PubsubServer: s.pubsub.Server(), BindingsServer: s.bindings.Server(), statusServer: statusServer{s}},
 		Unbuilt: unbuiltMethods(), Token: o.APIToken, Access: s.config.Spec.API.GRPC(), MaxMessageBytes: int(o.MaxBodySize),
-		MaxHeaderBytes: uint32(min(o.ReadBufferSize*1024, 1<<31)), Baggage: traced, APILog: apiLog, Metrics: s.metrics, Log: logging.Scope(o.Log, logging.ScopeGRPC),
+		MaxHeaderBytes: uint32(min(o.ReadBufferSize*1024, 1<<31)), AppID: o.AppID, Tracer: s.traces.Tracer(), APILog: apiLog, Metrics: s.metrics, Log: logging.Scope(o.Log, logging.ScopeGRPC),
 	})
 	down.drain = append(down.drain, func(ctx context.Context) error { grpcServer.Shutdown(ctx); return nil })
 	for _, l := range s.grpcListeners {
@@ -148,7 +148,7 @@ func (s *Sidecar) serveAPIs(ctx context.Context, down *teardown, targets map[str
 	httpLog := logging.Scope(o.Log, logging.ScopeHTTP)
 	routes, fallback := s.routes()
 	httpOptions := server.HTTPOptions{
-		Routes: routes, Fallback: fallback, Token: o.APIToken, AllowedOrigins: o.AllowedOrigins, Baggage: traced, MaxBodyBytes: o.MaxBodySize,
+		Routes: routes, Fallback: fallback, Pipeline: s.serverPipeline(), Token: o.APIToken, AllowedOrigins: o.AllowedOrigins, Tracer: s.traces.Tracer(), MaxBodyBytes: o.MaxBodySize,
 		MaxHeaderBytes: headerBytes(o.ReadBufferSize), H2C: !o.DisableH2C, APILog: apiLog, Metrics: s.metrics, Log: httpLog,
 	}
 	s.serveListeners(server.NewHTTP(httpOptions), s.httpListeners, down)
@@ -163,9 +163,17 @@ func (s *Sidecar) serveAPIs(ctx context.Context, down *teardown, targets map[str
 				public = append(public, r)
 			}
 		}
-		s.serveListeners(server.NewHTTP(server.HTTPOptions{Routes: public, MaxHeaderBytes: headerBytes(o.ReadBufferSize), Metrics: s.metrics, Log: httpLog}), []net.Listener{s.publicListener}, down)
+		s.serveListeners(server.NewHTTP(server.HTTPOptions{Routes: public, Tracer: s.traces.Tracer(), MaxHeaderBytes: headerBytes(o.ReadBufferSize), Metrics: s.metrics, Log: httpLog}), []net.Listener{s.publicListener}, down)
 	}
 	return s.serveProfiling(down)
+}
+
+// serverPipeline are the middlewares around the HTTP API; nil when the Configuration names none.
+func (s *Sidecar) serverPipeline() server.Pipeline {
+	if c := s.middlewares.Chain("spec.httpPipeline", s.config.Spec.HTTPPipeline.Handlers); c != nil {
+		return c
+	}
+	return nil
 }
 
 // headerBytes is the limit of a request's header: the flag's value and some slack; 0 is Go's default.
@@ -241,7 +249,7 @@ func (s *Sidecar) serveProfiling(down *teardown) error {
 func (s *Sidecar) serveInternal(down *teardown) {
 	o := &s.options
 	m := mesh.NewServer(mesh.ServerOptions{
-		Handler: s.invoke.Receive, AppID: o.AppID, MaxBodySize: o.MaxBodySize, ReadBufferSize: int(o.ReadBufferSize),
+		Handler: s.invoke.Receive, Proxy: s.invoke.ReceiveProxied, AppID: o.AppID, Security: s.security(), MaxBodySize: o.MaxBodySize, ReadBufferSize: int(o.ReadBufferSize),
 		Log: logging.Scope(o.Log, logging.ScopeGRPCInternal), Metrics: s.metrics,
 	})
 	s.tasks.Go(func() {

@@ -16,11 +16,15 @@ import (
 	"outrigger.dev/blocks/outbox"
 	"outrigger.dev/blocks/pubsub"
 	"outrigger.dev/components"
+	"outrigger.dev/identity/workload"
 	"outrigger.dev/mesh"
+	"outrigger.dev/resiliency"
 	"outrigger.dev/resource"
+	"outrigger.dev/sidecar/pipeline"
 	"outrigger.dev/telemetry/health"
 	"outrigger.dev/telemetry/logging"
 	"outrigger.dev/telemetry/metrics"
+	"outrigger.dev/telemetry/tracing/export"
 )
 
 // Errors that end Run in a way the process has to answer with exit code 1.
@@ -41,18 +45,25 @@ type Sidecar struct {
 	log     *slog.Logger
 	config  *resource.Configuration
 	// resources are replaced as a whole by hot reload.
-	resources atomic.Pointer[resource.Set]
-	reloader  *reloader
-	features  []string
-	metrics   *metrics.Metrics
-	health    *health.Registry
-	outbound  atomic.Bool
-	extended  extended
-	loader    *loader
-	invoke    *invoke.Block
-	pubsub    *pubsub.PubSub
-	bindings  *bindings.Bindings
-	outbox    *outbox.Outbox
+	resources  atomic.Pointer[resource.Set]
+	source     source
+	reloader   *reloader
+	identity   *workload.Source // nil without mTLS
+	features   []string
+	metrics    *metrics.Metrics
+	traces     *export.Provider
+	health     *health.Registry
+	outbound   atomic.Bool
+	extended   extended
+	loader     *loader
+	invoke     *invoke.Block
+	pubsub     *pubsub.PubSub
+	resiliency *resiliency.Engine
+	// middlewares are the loaded HTTP middlewares; appPipeline those around calls to the app, nil when the Configuration names none.
+	middlewares *pipeline.Middlewares
+	appPipeline app.Pipeline
+	bindings    *bindings.Bindings
+	outbox      *outbox.Outbox
 
 	channel   app.Channel
 	endpoints endpoints
@@ -74,6 +85,8 @@ func New(o Options) (*Sidecar, error) {
 	if err := o.complete(); err != nil {
 		return nil, err
 	}
+	// Pluggable components are this sidecar's alone.
+	o.Registry = o.Registry.Clone()
 	s := &Sidecar{options: o, log: logging.Scope(o.Log, logging.ScopeRuntime), health: health.New(), ready: make(chan struct{}), ended: make(chan struct{})}
 	s.resources.Store(&resource.Set{})
 	return s, nil
@@ -203,15 +216,13 @@ func (s *Sidecar) up(ctx context.Context, down *teardown, start time.Time) error
 		targets[name] = s.health.Target(name)
 	}
 	down.notice = append(down.notice, targets[health.GRPCAPIServer].NotReady, targets[health.GRPCInternalServer].NotReady)
-	down.close = append(down.close, s.unwatch)
-	if err := s.configure(ctx); err != nil {
+	if err := s.secure(ctx, down); err != nil {
 		return err
 	}
-	if err := s.serveMetrics(down); err != nil {
+	if err := s.openSource(ctx); err != nil {
 		return err
 	}
-	targets[health.MetricsExporter].Ready()
-
+	down.close = append(down.close, func(context.Context) error { return s.source.close() })
 	host, err := hostAddress(o.HostAddress)
 	if err != nil {
 		return err
@@ -220,26 +231,35 @@ func (s *Sidecar) up(ctx context.Context, down *teardown, start time.Time) error
 		return fmt.Errorf("failed to start internal gRPC server: %w", err)
 	}
 	down.close = append(down.close, func(context.Context) error { return ignoreClosed(s.internal.Close()) })
-	if err := s.bindFree(ctx, down); err != nil {
-		return err
-	}
 	switch o.InternalListenAddress {
 	case "127.0.0.1", "localhost", "[::1]":
 		host = o.InternalListenAddress
 	}
-	namespace := o.Namespace
-	if namespace == "" {
-		namespace = "default"
+	s.publishEnv(host)
+	// The last thing to close: until then there are spans.
+	down.close = append(down.close, func(ctx context.Context) error { return s.traces.Close(ctx) })
+	if err := s.configure(ctx); err != nil {
+		return err
 	}
+	if err := s.serveMetrics(down); err != nil {
+		return err
+	}
+	targets[health.MetricsExporter].Ready()
+
+	if err := s.bindFree(ctx, down); err != nil {
+		return err
+	}
+	namespace := s.namespace()
 	identity := components.Sidecar{
-		AppID: o.AppID, Namespace: namespace, HostAddress: host, InternalPort: port(s.internal), AppPort: o.AppPort,
+		AppID: o.AppID, Identity: s.identitySource(), Namespace: namespace, HostAddress: host, InternalPort: port(s.internal), AppPort: o.AppPort,
 		HTTPPort: s.apiPort(s.httpListeners, o.HTTPPort), GRPCPort: s.apiPort(s.grpcListeners, o.GRPCPort),
 	}
 	s.openResolver(ctx, identity, down)
-	s.openBlocks(namespace, identity, down)
+	s.openBlocks(ctx, namespace, identity, down)
 	if err := s.loader.load(ctx, s.resources.Load().Components); err != nil {
 		return err
 	}
+	s.middlewares.Ready()
 	s.warnUnusedScopes()
 	if err := s.declareSubscriptions(); err != nil {
 		return err
@@ -256,11 +276,12 @@ func (s *Sidecar) up(ctx context.Context, down *teardown, start time.Time) error
 	}
 	s.serveInternal(down)
 	targets[health.GRPCInternalServer].Ready()
-	s.outbound.Store(true)
-	close(s.ready)
 	if s.reloader != nil {
+		s.reloader.ready()
 		s.tasks.Go(func() { s.reloader.follow(ctx) })
 	}
+	s.outbound.Store(true)
+	close(s.ready)
 	s.tasks.Go(func() { s.awaitApp(ctx, start, targets[health.Runtime]) })
 	// The calls above use ctx only while starting; from here on it lives until the end.
 	<-s.ended

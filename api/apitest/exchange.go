@@ -14,11 +14,12 @@ import (
 	"strings"
 
 	"outrigger.dev/api"
+	"outrigger.dev/telemetry/tracing"
 )
 
 // Exchange is an [api.Exchange] in memory. Its fields may be set before it is served.
 type Exchange struct {
-	// Ctx is the context; nil means context.Background.
+	// Ctx is the context; nil means context.Background. A trace context of the request is added, as the server does by default.
 	Ctx context.Context
 	// Verb is the method, Target the path and query as sent.
 	Verb, Target string
@@ -65,10 +66,15 @@ func New(method, target, body string, headers ...string) *Exchange {
 
 // Context implements api.Exchange, as all methods below.
 func (x *Exchange) Context() context.Context {
-	if x.Ctx == nil {
-		return context.Background()
+	ctx := x.Ctx
+	if ctx == nil {
+		ctx = context.Background()
 	}
-	return x.Ctx
+	if tracing.FromContext(ctx) == nil {
+		came := tracing.FromHeader(x.Header("Traceparent"), x.Header("Tracestate"))
+		ctx = tracing.NewContext(ctx, tracing.PassThrough().Start(came, tracing.Client, ""))
+	}
+	return ctx
 }
 
 // Method is the verb.

@@ -20,7 +20,9 @@ import (
 
 	"outrigger.dev/blocks/internal/table"
 	contract "outrigger.dev/components/bindings"
+	"outrigger.dev/resiliency"
 	"outrigger.dev/telemetry/metrics"
+	"outrigger.dev/telemetry/tracing"
 )
 
 // DefaultProbeTimeout bounds asking the app whether it wants an input binding (Dapr API, bindings: discovery).
@@ -33,9 +35,13 @@ type Options struct {
 	ProbeTimeout time.Duration
 	// MaxBodyBytes bounds an app's reply to an event; 0 and less mean no limit.
 	MaxBodyBytes int64
+	// Tracer makes the spans of events of input bindings; nil is off.
+	Tracer *tracing.Tracer
 	// CheckBaggage tells what is wrong with a baggage header; nil takes them all. A server that checks baggage itself refuses a
 	// bad one before it gets here.
 	CheckBaggage func(header string) error
+	// Resiliency has the policies for the calls of components, and for those of the app with their events; nil has none.
+	Resiliency *resiliency.Engine
 	// Metrics may be nil.
 	Metrics *metrics.Metrics
 	// Clock measures latencies and times pauses; nil is the system's clock.
@@ -168,14 +174,18 @@ func (b *Bindings) Add(c Component) error {
 		return fmt.Errorf("a binding named %q is already loaded; remove it first, or give this one another name", c.Name)
 	}
 	// An input binding holds its place among the outputs too, so that a name means one component.
-	if err := b.outputs.Add(c.Name, &output{name: c.Name, binding: out}); err != nil {
+	o := &output{name: c.Name, binding: out, policy: b.options.Resiliency.Component(resiliency.Binding, c.Name, resiliency.Outbound)}
+	if err := b.outputs.Add(c.Name, o); err != nil {
 		return err
 	}
 	if in == nil {
 		return nil
 	}
 	// A direction that says input saves asking the app.
-	i := &input{name: c.Name, binding: in, wanted: slices.Contains(words, directionInput)}
+	i := &input{
+		name: c.Name, binding: in, wanted: slices.Contains(words, directionInput),
+		policy: b.options.Resiliency.Component(resiliency.Binding, c.Name, resiliency.Inbound),
+	}
 	i.path, i.query = splitRoute(c.route())
 	b.inputs[c.Name] = i
 	if b.active != nil {
@@ -198,7 +208,11 @@ func (b *Bindings) Remove(ctx context.Context, name string) error {
 	if r != nil {
 		stopErr = stopAll(ctx, []*reader{r})
 	}
-	if err := errors.Join(stopErr, b.outputs.Remove(ctx, name)); err != nil {
+	err := errors.Join(stopErr, b.outputs.Remove(ctx, name))
+	if err == nil {
+		err = b.options.Resiliency.Component(resiliency.Binding, name, resiliency.Outbound).Wait(ctx)
+	}
+	if err != nil {
 		return fmt.Errorf("removing a binding: %w", err)
 	}
 	return nil

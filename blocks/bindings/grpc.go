@@ -13,6 +13,7 @@ import (
 
 	runtimev1 "outrigger.dev/api/gen/runtime/v1"
 	contract "outrigger.dev/components/bindings"
+	"outrigger.dev/telemetry/tracing"
 )
 
 // BindingsServer is the gRPC face of the block: the binding method of dapr.proto.runtime.v1.Dapr, to be embedded in the server of
@@ -33,7 +34,7 @@ func (g BindingsServer) InvokeBinding(ctx context.Context, in *runtimev1.InvokeB
 		}
 	}
 	resp, err := g.bindings.Invoke(ctx, in.GetName(), contract.Request{
-		Operation: in.GetOperation(), Data: in.GetData(), Metadata: requestMetadata(in.GetMetadata(), md),
+		Operation: in.GetOperation(), Data: in.GetData(), Metadata: requestMetadata(in.GetMetadata(), md, tracing.FromContext(ctx)),
 	})
 	if resp != nil && len(resp.Metadata) > 0 {
 		header := metadata.MD{}
@@ -59,11 +60,18 @@ func (g BindingsServer) InvokeBinding(ctx context.Context, in *runtimev1.InvokeB
 	return out, nil
 }
 
-// requestMetadata is the metadata of a request with what came in gRPC metadata: the first value of each key, where the request itself
-// has none. The trace context of the call wins (Dapr API, bindings: metadata). Bytes become base64.
-func requestMetadata(given map[string]string, md metadata.MD) map[string]string {
-	merged := make(map[string]string, len(given)+len(md))
+// requestMetadata is the metadata of a request with the context of the call's span and what came in gRPC metadata: the first value of
+// each key, where the request itself has none. The trace context in the latter wins (Dapr API, bindings: metadata). Bytes become
+// base64.
+func requestMetadata(given map[string]string, md metadata.MD, span *tracing.Span) map[string]string {
+	merged := make(map[string]string, len(given)+len(md)+2)
 	maps.Copy(merged, given)
+	if _, taken := merged[traceparent]; !taken && span.Valid() {
+		merged[traceparent] = span.Parent()
+		if state := span.State(); state != "" {
+			merged[tracestate] = state
+		}
+	}
 	for key, values := range md {
 		if len(values) == 0 {
 			continue

@@ -4,6 +4,7 @@ import (
 	"net/textproto"
 
 	"outrigger.dev/api"
+	"outrigger.dev/telemetry/tracing"
 )
 
 // Routes is the HTTP face of the block (Dapr API, API surface: output bindings).
@@ -30,10 +31,11 @@ func (b *Bindings) handleInvoke(c *api.Call) error {
 		return api.ErrMalformedBody(err)
 	}
 	// The context of the call wins over what the app wrote into the body (Dapr API, bindings: metadata).
-	if parent := c.Header("Traceparent"); len(parent) > 0 {
-		req.Metadata[traceparent] = string(parent)
-		if state := c.Header("Tracestate"); len(state) > 0 {
-			req.Metadata[tracestate] = string(state)
+	if span := tracing.FromContext(c.Context()); span.Valid() {
+		req.Metadata[traceparent] = span.Parent()
+		delete(req.Metadata, tracestate)
+		if state := span.State(); state != "" {
+			req.Metadata[tracestate] = state
 		}
 	}
 	if header := c.Header("Baggage"); len(header) > 0 {

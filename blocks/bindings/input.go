@@ -12,6 +12,7 @@ import (
 	"outrigger.dev/app"
 	contract "outrigger.dev/components/bindings"
 	"outrigger.dev/invocation"
+	"outrigger.dev/resiliency"
 )
 
 // input is an input binding in service.
@@ -22,6 +23,8 @@ type input struct {
 	wanted bool
 	// path and query are where an HTTP app gets its events.
 	path, query string
+	// policy is for the deliveries to the app; it may be nil.
+	policy *resiliency.Policy
 	// reader is the last one, nil before the first.
 	reader *reader
 }

@@ -9,12 +9,15 @@ import (
 
 	"outrigger.dev/api"
 	contract "outrigger.dev/components/bindings"
+	"outrigger.dev/resiliency"
 )
 
 // output is a component in service; binding is nil for one that is only an input.
 type output struct {
 	name    string
 	binding contract.Output
+	// policy is for its calls; it may be nil.
+	policy *resiliency.Policy
 }
 
 var errNoOperation = errors.New("operation field is missing from request")
@@ -23,7 +26,7 @@ var errNoOperation = errors.New("operation field is missing from request")
 // that the binding gave none; a response may come with an error, for its metadata. The errors are [*api.Error].
 func (b *Bindings) Invoke(ctx context.Context, name string, req contract.Request) (*contract.Response, error) {
 	start := b.options.Clock.Now()
-	resp, err := b.invoke(ctx, name, req)
+	resp, err := b.invoke(ctx, name, req, nil)
 	b.invoked.Observe(name, req.Operation, err == nil, b.options.Clock.Since(start))
 	if err != nil {
 		return resp, api.ErrInvokeOutputBinding(name, err)
@@ -31,8 +34,9 @@ func (b *Bindings) Invoke(ctx context.Context, name string, req contract.Request
 	return resp, nil
 }
 
-// invoke checks a request and carries it out. Errors are the cause alone.
-func (b *Bindings) invoke(ctx context.Context, name string, req contract.Request) (*contract.Response, error) {
+// invoke checks a request and carries it out; there are no more retries once stop, which may be nil, is closed. Errors are the cause
+// alone.
+func (b *Bindings) invoke(ctx context.Context, name string, req contract.Request, stop <-chan struct{}) (*contract.Response, error) {
 	if req.Operation == "" {
 		return nil, errNoOperation
 	}
@@ -47,10 +51,15 @@ func (b *Bindings) invoke(ctx context.Context, name string, req contract.Request
 	if operations := e.Component.binding.Operations(); !slices.Contains(operations, req.Operation) {
 		return nil, fmt.Errorf("binding %s does not support operation %s. supported operations:%s", name, req.Operation, strings.Join(operations, " "))
 	}
-	return b.outbound(ctx, e.Component, req)
+	return b.outbound(ctx, e.Component, req, stop)
 }
 
-// outbound is the one place where components are called: the outbound policy of the component belongs around it.
-func (b *Bindings) outbound(ctx context.Context, o *output, req contract.Request) (*contract.Response, error) {
-	return o.binding.Invoke(ctx, req)
+// outbound is the one place where components are called, under the outbound policy of the component. With a timeout the call may
+// still be running when it returns: nobody changes the request from here on.
+func (b *Bindings) outbound(ctx context.Context, o *output, req contract.Request, stop <-chan struct{}) (*contract.Response, error) {
+	if o.policy == nil {
+		return o.binding.Invoke(ctx, req)
+	}
+	return resiliency.RunWith(ctx, o.policy, func(ctx context.Context) (*contract.Response, error) { return o.binding.Invoke(ctx, req) },
+		resiliency.Hooks[*contract.Response]{Stop: stop})
 }

@@ -19,6 +19,7 @@ import (
 	runtimev1 "outrigger.dev/api/gen/runtime/v1"
 	contract "outrigger.dev/components/bindings"
 	"outrigger.dev/telemetry/metrics/metricstest"
+	"outrigger.dev/telemetry/tracing"
 )
 
 // drawer is an output binding like a folder of files.
@@ -136,6 +137,8 @@ func TestHTTPData(t *testing.T) {
 	}
 }
 
+const traceParent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+
 func TestHTTPMetadata(t *testing.T) {
 	o := newOutput(nil)
 	bad := errors.New("it is bad")
@@ -153,8 +156,8 @@ func TestHTTPMetadata(t *testing.T) {
 		want    map[string]string
 	}{
 		{"the caller's", `"a":"1","traceparent":"own","tracestate":"own","baggage":"own"`, nil, map[string]string{"a": "1", "traceparent": "own", "tracestate": "own", "baggage": "own"}},
-		{"the call's", `"a":"1"`, []string{"traceparent", "p", "tracestate", "s", "baggage", "k=v", "x-other", "o"}, map[string]string{"a": "1", "traceparent": "p", "tracestate": "s", "baggage": "k=v"}},
-		{"the call's win", `"traceparent":"own","tracestate":"own","baggage":"own"`, []string{"traceparent", "p", "tracestate", "s", "baggage", "k=v"}, map[string]string{"traceparent": "p", "tracestate": "s", "baggage": "k=v"}},
+		{"the call's", `"a":"1"`, []string{"traceparent", traceParent, "tracestate", "a=b", "baggage", "k=v", "x-other", "o"}, map[string]string{"a": "1", "traceparent": traceParent, "tracestate": "a=b", "baggage": "k=v"}},
+		{"the call's win", `"traceparent":"own","tracestate":"own","baggage":"own"`, []string{"traceparent", traceParent, "tracestate", "a=b", "baggage", "k=v"}, map[string]string{"traceparent": traceParent, "tracestate": "a=b", "baggage": "k=v"}},
 	} {
 		apitest.Router(b.Routes()).Do("POST", "/v1.0/bindings/o", `{"operation":"get","metadata":{`+tc.body+`}}`, tc.headers...)
 		seen := o.requests()
@@ -257,7 +260,7 @@ func TestGRPCMetadata(t *testing.T) {
 	got := requestMetadata(given, metadata.MD{
 		"a": {"call"}, "b": {"1", "2"}, "traceparent": {"p"}, "tracestate": {"s"}, "baggage": {"k=v"}, ":authority": {"h"}, "grpc-accept-encoding": {"gzip"},
 		"grpc-trace-bin": {"\x00\xff"}, "user-agent": {"u"}, "none": {},
-	})
+	}, nil)
 	want := map[string]string{
 		"a": "own", "b": "1", "traceparent": "p", "tracestate": "s", "baggage": "own", "dapr-authority": "h", "dapr-grpc-accept-encoding": "gzip",
 		"dapr-grpc-trace-bin": "AP8=", "user-agent": "u",
@@ -265,10 +268,17 @@ func TestGRPCMetadata(t *testing.T) {
 	if !maps.Equal(got, want) {
 		t.Errorf("%v\nwant %v", got, want)
 	}
+	span := tracing.PassThrough().Start(tracing.FromHeader([]byte(traceParent), []byte("a=b")), tracing.Client, "")
+	if got := requestMetadata(nil, nil, span); !maps.Equal(got, map[string]string{"traceparent": traceParent, "tracestate": "a=b"}) {
+		t.Errorf("of the span came %v", got)
+	}
+	if got := requestMetadata(given, nil, span); !maps.Equal(got, given) {
+		t.Errorf("the span's context replaced the request's: %v", got)
+	}
 	if given["traceparent"] != "own" {
 		t.Error("the request was changed")
 	}
-	if got := requestMetadata(nil, nil); got == nil {
+	if got := requestMetadata(nil, nil, nil); got == nil {
 		t.Error("metadata must not be nil")
 	}
 	b := newBlock(t, Options{CheckBaggage: func(string) error { return errors.New("it is bad") }})

@@ -10,6 +10,8 @@ import (
 	"time"
 
 	contract "outrigger.dev/components/bindings"
+	"outrigger.dev/resiliency"
+	"outrigger.dev/telemetry/tracing"
 )
 
 // The pauses between tries to read a binding: each is longer than the one before.
@@ -180,8 +182,10 @@ func (r *reader) handle(ctx context.Context, event *contract.Event) ([]byte, err
 
 // deliver brings an event to the app and does what the app's reply asks for.
 func (r *reader) deliver(ctx context.Context, event *contract.Event) (reply []byte, err error) {
+	span := r.span(event)
+	defer func() { endSpan(span, err) }()
 	defer r.rescue(&err)
-	answer, err := r.inbound(ctx, event)
+	answer, err := r.inbound(tracing.NewContext(ctx, span), event)
 	if err = r.target.verdict(err); err != nil {
 		return nil, err
 	}
@@ -200,10 +204,19 @@ func (r *reader) rescue(err *error) {
 	}
 }
 
-// inbound is the one place where the app is called with an event: the inbound policy of the component belongs around it. Its error
-// is what such a policy judges; the verdict on the event is [target.verdict]'s.
+// inbound is the one place where the app is called with an event, under the inbound policy of the component. Its error is what the
+// policy judged; the verdict on the event is [target.verdict]'s. There are no more retries once the reader was stopped.
 func (r *reader) inbound(ctx context.Context, event *contract.Event) (answer, error) {
-	return r.target.deliver(ctx, r.in, event)
+	if r.in.policy == nil {
+		return r.target.deliver(ctx, r.in, event)
+	}
+	return resiliency.RunWith(ctx, r.in.policy, func(ctx context.Context) (answer, error) {
+		a, err := r.target.deliver(ctx, r.in, event)
+		if s, ok := errors.AsType[*StatusError](err); ok {
+			err = resiliency.Coded(err, s.Status)
+		}
+		return a, err
+	}, resiliency.Hooks[answer]{Stop: r.ctx.Done()})
 }
 
 // send hands the app's reply to the output bindings that it names (Dapr API, bindings: replies of gRPC apps). What fails is only
@@ -213,7 +226,7 @@ func (r *reader) send(ctx context.Context, a answer) {
 	one := func(ctx context.Context, name string) error {
 		err := func() (err error) {
 			defer r.rescue(&err)
-			_, err = r.block.invoke(ctx, name, contract.Request{Operation: contract.Create, Data: data, Metadata: map[string]string{}})
+			_, err = r.block.invoke(ctx, name, contract.Request{Operation: contract.Create, Data: data, Metadata: map[string]string{}}, r.ctx.Done())
 			return err
 		}()
 		if err != nil {

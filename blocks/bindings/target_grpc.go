@@ -18,6 +18,7 @@ import (
 	"outrigger.dev/app"
 	contract "outrigger.dev/components/bindings"
 	"outrigger.dev/telemetry/metrics"
+	"outrigger.dev/telemetry/tracing"
 )
 
 // grpcTarget is an app that speaks gRPC (Dapr API, bindings: delivery, gRPC app).
@@ -78,7 +79,7 @@ func (t *grpcTarget) list(ctx context.Context, l *listing) {
 
 // deliver calls OnBindingEvent.
 func (t *grpcTarget) deliver(ctx context.Context, in *input, event *contract.Event) (answer, error) {
-	if md := app.TraceMetadata(app.EventTrace(event.Metadata)); md != nil {
+	if md := app.TraceMetadata(eventTrace(event.Metadata, tracing.FromContext(ctx))); md != nil {
 		ctx = metadata.NewOutgoingContext(ctx, md)
 	}
 	req := &runtimev1.BindingEventRequest{Name: in.name, Data: event.Data, Metadata: valid(event.Metadata)}

@@ -9,6 +9,7 @@ import (
 	"outrigger.dev/app"
 	contract "outrigger.dev/components/bindings"
 	"outrigger.dev/invocation"
+	"outrigger.dev/telemetry/tracing"
 )
 
 // httpTarget is an app that speaks HTTP (Dapr API, bindings: delivery, HTTP app).
@@ -47,7 +48,7 @@ func (e *StatusError) Error() string {
 // deliver posts the event. Any status but 200 is an error for policies.
 func (t *httpTarget) deliver(ctx context.Context, in *input, event *contract.Event) (answer, error) {
 	resp, err := t.channel.Invoke(ctx, &invocation.Request{
-		Verb: "POST", Method: in.path, Query: in.query, ContentType: contentTypeJSON, Header: eventHeader(event.Metadata), Body: event.Data,
+		Verb: "POST", Method: in.path, Query: in.query, ContentType: contentTypeJSON, Header: eventHeader(event.Metadata, tracing.FromContext(ctx)), Body: event.Data,
 	})
 	if err != nil {
 		return answer{}, err
@@ -78,9 +79,17 @@ func (t *httpTarget) verdict(err error) error {
 	return fmt.Errorf("error invoking app: %w", err)
 }
 
+// eventTrace is the trace context that an event is delivered with: that of the delivery's span, else what the event carries.
+func eventTrace(metadata map[string]string, span *tracing.Span) (parent, state string) {
+	if span.Valid() {
+		return span.Parent(), span.State()
+	}
+	return app.EventTrace(metadata)
+}
+
 // eventHeader turns an event's metadata into the header of its delivery. The channel leaves out what may not be passed on.
-func eventHeader(metadata map[string]string) invocation.Header {
-	if len(metadata) == 0 {
+func eventHeader(metadata map[string]string, span *tracing.Span) invocation.Header {
+	if len(metadata) == 0 && !span.Valid() {
 		return nil
 	}
 	header := make(invocation.Header, 0, len(metadata)+2)
@@ -91,7 +100,7 @@ func eventHeader(metadata map[string]string) invocation.Header {
 			header.Add(name, value)
 		}
 	}
-	if parent, state := app.EventTrace(metadata); parent != "" {
+	if parent, state := eventTrace(metadata, span); parent != "" {
 		header.Add(traceparent, parent)
 		if state != "" {
 			header.Add(tracestate, state)

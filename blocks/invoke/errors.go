@@ -1,6 +1,8 @@
 package invoke
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"net/http"
 
@@ -8,6 +10,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"outrigger.dev/api"
+	"outrigger.dev/resiliency"
 )
 
 const errCode = "ERR_DIRECT_INVOKE"
@@ -30,4 +33,16 @@ func errInvoke(target string, cause error) *api.Error {
 		e.HTTP = http.StatusForbidden
 	}
 	return e
+}
+
+// errGRPC is errInvoke for clients of InvokeService, who see what a policy made of the call as it is (Dapr API, resiliency:
+// what the caller sees).
+func errGRPC(ctx context.Context, target string, cause error) error {
+	switch {
+	case errors.Is(cause, resiliency.ErrOpen), errors.Is(cause, resiliency.ErrTooManyRequests):
+		return status.Error(codes.Unknown, cause.Error())
+	case cause == context.DeadlineExceeded && ctx.Err() == nil:
+		return status.FromContextError(cause).Err()
+	}
+	return errInvoke(target, cause)
 }

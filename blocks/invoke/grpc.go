@@ -21,6 +21,7 @@ import (
 	commonv1 "outrigger.dev/api/gen/common/v1"
 	runtimev1 "outrigger.dev/api/gen/runtime/v1"
 	"outrigger.dev/invocation"
+	"outrigger.dev/telemetry/tracing"
 )
 
 // InvokeServer is the block's gRPC face: the method InvokeService, which is deprecated in favour of proxying.
@@ -61,9 +62,12 @@ func (s InvokeServer) InvokeService(ctx context.Context, in *runtimev1.InvokeSer
 		req.Header = fromMetadata(md)
 		req.EventStream = acceptsEvents(req.Header.Get("accept"))
 	}
+	span := tracing.FromContext(ctx)
+	callee(span, in.GetId(), req.Method)
+	passOn(&req.Header, span, req.Origin)
 	resp, err := b.Invoke(ctx, in.GetId(), req)
 	if err != nil {
-		return nil, errInvoke(in.GetId(), err)
+		return nil, errGRPC(ctx, in.GetId(), err)
 	}
 	if err := resp.Buffer(b.options.MaxBodyBytes); err != nil {
 		if errors.Is(err, invocation.ErrTooLarge) {
@@ -77,6 +81,10 @@ func (s InvokeServer) InvokeService(ctx context.Context, in *runtimev1.InvokeSer
 		if resp.ContentType != "" && printable(resp.ContentType) {
 			header.Set("dapr-content-type", resp.ContentType)
 		}
+	}
+	if span.Valid() {
+		header.Set(tracing.HeaderParent, span.Parent())
+		header.Set(tracing.HeaderBinary, span.Binary())
 	}
 	if len(header) > 0 {
 		if err := grpc.SetHeader(ctx, header); err != nil {

@@ -9,6 +9,7 @@ import (
 	"outrigger.dev/api"
 	internalsv1 "outrigger.dev/api/gen/internals/v1"
 	"outrigger.dev/invocation"
+	"outrigger.dev/telemetry/tracing"
 )
 
 // Route is the block's HTTP face: the endpoint for calls with the target in the path, and for every call that no other
@@ -18,7 +19,7 @@ func (b *Block) Route() *api.Route {
 }
 
 // replayLimit is the length up to which a request body is held in memory, so that the call can be made again. Longer ones,
-// and those of unknown length, are streamed.
+// unless there are policies that may want it, and those of unknown length, are streamed.
 const replayLimit = 4 << 20
 
 func (b *Block) serveHTTP(call *api.Call) error {
@@ -28,9 +29,12 @@ func (b *Block) serveHTTP(call *api.Call) error {
 	}
 	req := &invocation.Request{Method: method, Verb: verb(call.Method()), Query: call.RawQuery(), Origin: invocation.FromHTTP}
 	requestHeader(call, req, byHeader)
+	span := tracing.FromContext(call.Context())
+	callee(span, target, method)
+	passOn(&req.Header, span, req.Origin)
 	switch length := call.ContentLength(); {
 	case length == 0:
-	case length > 0 && length <= replayLimit:
+	case length > 0 && (length <= replayLimit || length <= b.options.MaxBodyBytes && b.options.Resiliency.CoversApp(target)):
 		body, err := call.ReadBody()
 		if err != nil {
 			return errInvoke(target, err)

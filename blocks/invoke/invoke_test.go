@@ -5,6 +5,7 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
+	"log/slog"
 	"slices"
 	"strings"
 	"testing"
@@ -213,7 +214,7 @@ func TestRetries(t *testing.T) {
 				if err := clock.BlockUntilContext(ctx, 1); err != nil {
 					t.Fatal(err)
 				}
-				clock.Advance(retryInterval)
+				clock.Advance(time.Second)
 			}
 			err := <-done
 			if text := fmt.Sprint(err); err == nil && c.err != "" || err != nil && text != c.err {
@@ -289,5 +290,25 @@ func TestMetadataBothWays(t *testing.T) {
 	}
 	if len(md) != 4 {
 		t.Errorf("got %v", md)
+	}
+}
+
+// A call that was led astray is served, and noted now and then.
+func TestMisled(t *testing.T) {
+	var log strings.Builder
+	clock := clockwork.NewFakeClock()
+	b := New(Options{AppID: "me", App: &channel{}, Clock: clock, Log: slog.New(slog.NewTextHandler(&log, nil))})
+	for _, c := range []struct {
+		callee string
+		wait   time.Duration
+		notes  int
+	}{{"me", time.Hour, 0}, {"other", 0, 1}, {"other", 0, 1}, {"other", time.Minute, 2}} {
+		clock.Advance(c.wait)
+		if _, err := b.Receive(t.Context(), &invocation.Request{Method: "m", Header: invocation.Header{{Name: []byte("dapr-callee-app-id"), Value: []byte(c.callee)}}}); err != nil {
+			t.Error(err)
+		}
+		if n := strings.Count(log.String(), "meant=other"); n != c.notes {
+			t.Errorf("%s: %d notes in %s", c.callee, n, log.String())
+		}
 	}
 }

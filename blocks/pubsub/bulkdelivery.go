@@ -77,14 +77,11 @@ func (r *running) handleBulk(ctx context.Context, msg *pubsub.BulkMessage) []err
 	}
 	for _, path := range slices.Sorted(maps.Keys(groups)) {
 		d := &bulkDelivery{component: r.broker.name, topic: topic, path: path, entries: groups[path], metadata: metadata}
-		for _, e := range d.entries {
-			if e.event != nil {
-				if t := traceOf(e.event, nil); t.Parent != "" {
-					d.trace = t
-				}
-			}
-		}
+		spans := r.bulkSpans(d)
 		r.attemptBulk(ctx, d, errs, outcomes)
+		for i, s := range spans {
+			endSpan(s, errs[d.entries[i].index])
+		}
 	}
 	failed := 0
 	for _, err := range errs {
@@ -104,11 +101,18 @@ func (r *running) handleBulk(ctx context.Context, msg *pubsub.BulkMessage) []err
 		return nil
 	case r.closing():
 		return later(errs)
-	case r.subscription.DeadLetterTopic != "" && r.deadLetterBulk(ctx, msg, metadata, errs):
+	case r.subscription.DeadLetterTopic == "":
+		return errs
+	case r.deadLetterBulk(ctx, msg, metadata, errs):
 		return nil
+	case r.retrying.Err() != nil:
+		return later(errs) // the stop may have cut the publication short
 	}
 	return errs
 }
+
+// isLater reports whether an entry has no verdict.
+func isLater(err error) bool { return errors.Is(err, errLater) }
 
 // later replaces the errors of entries, which have no verdict then.
 func later(errs []error) []error {
@@ -159,9 +163,15 @@ func (r *running) single(e *pubsub.BulkEntry) *pubsub.Message {
 	return msg
 }
 
-// attemptBulk is the one place where a bulk goes to the receiver.
+// attemptBulk is the one place where a bulk goes to the receiver, under the inbound policy of the component.
 func (r *running) attemptBulk(ctx context.Context, d *bulkDelivery, errs []error, outcomes map[metrics.Outcome]int) {
-	results, err := r.askBulk(ctx, d)
+	var results []verdictOrError
+	var err error
+	if r.broker.inbound == nil {
+		results, err = r.askBulk(ctx, d)
+	} else {
+		results, err = r.retryBulk(ctx, d)
+	}
 	if err != nil {
 		r.log.Warn(fmt.Sprintf("a bulk of %d messages on %s was not processed: %s", len(d.entries), &r.subscription, err))
 	}
@@ -189,8 +199,8 @@ func (r *running) attemptBulk(ctx context.Context, d *bulkDelivery, errs []error
 	}
 }
 
-// deadLetterBulk puts the entries that failed into the dead-letter topic. Those that it takes are done; it reports whether all
-// are.
+// deadLetterBulk puts the entries that failed into the dead-letter topic, but for those without a verdict. Those that it takes are
+// done; it reports whether all are.
 func (r *running) deadLetterBulk(ctx context.Context, msg *pubsub.BulkMessage, metadata map[string]string, errs []error) bool {
 	if ctx.Err() != nil {
 		return false
@@ -199,7 +209,7 @@ func (r *running) deadLetterBulk(ctx context.Context, msg *pubsub.BulkMessage, m
 	request := pubsub.BulkPublishRequest{Topic: topic, Metadata: metadata}
 	var index []int
 	for i, err := range errs {
-		if err != nil {
+		if err != nil && !isLater(err) {
 			entry := msg.Entries[i]
 			entry.Metadata = r.single(&entry).Metadata
 			if entry.ID == "" {
@@ -209,6 +219,9 @@ func (r *running) deadLetterBulk(ctx context.Context, msg *pubsub.BulkMessage, m
 			index = append(index, i)
 		}
 	}
+	if len(index) == 0 {
+		return false
+	}
 	err := error(nil)
 	var results []error
 	if !r.broker.scopes.mayPublish(topic) {
@@ -216,7 +229,7 @@ func (r *running) deadLetterBulk(ctx context.Context, msg *pubsub.BulkMessage, m
 	} else {
 		timed, cancel := context.WithTimeout(context.WithoutCancel(ctx), deadLetterTimeout)
 		defer cancel()
-		results, err = r.broker.bulkPublish(timed, request)
+		results, err = r.broker.bulkPublish(timed, request, terms{stop: r.retrying.Done()})
 	}
 	if err != nil {
 		r.log.Error(fmt.Sprintf("messages on %s could not be put into the dead-letter topic %s: %s", &r.subscription, topic, err))
@@ -227,5 +240,8 @@ func (r *running) deadLetterBulk(ctx context.Context, msg *pubsub.BulkMessage, m
 		}
 		return false
 	}
-	return true
+	for _, i := range index {
+		errs[i] = nil
+	}
+	return !slices.ContainsFunc(errs, isLater)
 }

@@ -7,6 +7,7 @@ import (
 	"outrigger.dev/api"
 	"outrigger.dev/blocks/internal/cloudevents"
 	"outrigger.dev/components/pubsub"
+	"outrigger.dev/telemetry/tracing"
 )
 
 // BulkPublication is a number of messages of an app for one topic.
@@ -15,7 +16,10 @@ type BulkPublication struct {
 	// Entries have the app's data. Those without a metadata map of their own get nothing of Metadata either.
 	Entries  []pubsub.BulkEntry
 	Metadata map[string]string
-	Trace    Trace
+	// HTTPCodes is that of [Publication].
+	HTTPCodes bool
+	// SpanName is the name of the spans that entries get, one each (Dapr API, tracing: spans).
+	SpanName string
 	// Read, if not nil, gives the entries once the names are found right.
 	Read func() ([]pubsub.BulkEntry, error)
 }
@@ -50,6 +54,9 @@ func (p *PubSub) BulkPublish(ctx context.Context, m BulkPublication) (failed []F
 	if err := p.checkEntryIDs(b.name, m.Topic, m.Entries); err != nil {
 		return nil, err
 	}
+	call := tracing.FromContext(ctx)
+	trace, spans := spanTrace(call), p.entrySpans(call, &m, raw)
+	defer func() { endSpans(spans, err) }()
 	for i := range m.Entries {
 		entry := &m.Entries[i]
 		if entry.Metadata != nil {
@@ -58,7 +65,10 @@ func (p *PubSub) BulkPublish(ctx context.Context, m BulkPublication) (failed []F
 		if raw {
 			continue
 		}
-		entry.Data, err = p.envelope(b, &Publication{Topic: m.Topic, Data: entry.Data, ContentType: entry.ContentType, Metadata: entry.Metadata, Trace: m.Trace})
+		if spans != nil {
+			trace = spanTrace(spans[i])
+		}
+		entry.Data, err = p.envelope(b, &Publication{Topic: m.Topic, Data: entry.Data, ContentType: entry.ContentType, Metadata: entry.Metadata, Trace: trace})
 		if err != nil {
 			return nil, api.ErrPubsubCloudEvent(b.name, p.options.AppID, err)
 		}
@@ -71,7 +81,7 @@ func (p *PubSub) BulkPublish(ctx context.Context, m BulkPublication) (failed []F
 		return nil, nil
 	}
 	start := p.begin()
-	errs, err := b.bulkPublish(ctx, pubsub.BulkPublishRequest{Topic: m.Topic, Entries: m.Entries, Metadata: m.Metadata})
+	errs, err := b.bulkPublish(ctx, pubsub.BulkPublishRequest{Topic: m.Topic, Entries: m.Entries, Metadata: m.Metadata}, terms{httpCodes: m.HTTPCodes})
 	failed = failures(m.Entries, errs)
 	if p.options.Metrics != nil {
 		p.options.Metrics.BulkPublished(b.name, m.Topic, err == nil, len(m.Entries)-len(failed), p.options.Clock.Since(start))
@@ -133,11 +143,19 @@ func failures(entries []pubsub.BulkEntry, errs []error) (failed []FailedEntry) {
 	return failed
 }
 
-// bulkPublish is the one place where messages leave for a broker together; the request has the app's topic. A broker that has
-// no bulks gets the entries one by one, in no particular order. There is one result per entry, or none when all were published;
-// err is the first of them.
-func (b *broker) bulkPublish(ctx context.Context, request pubsub.BulkPublishRequest) ([]error, error) {
+// bulkPublish is the one place where messages leave for a broker together, under its outbound policy; the request has the app's topic.
+// There is one result per entry, or none when all were published; err is the first of them, or why the last attempt was given up.
+func (b *broker) bulkPublish(ctx context.Context, request pubsub.BulkPublishRequest, how terms) ([]error, error) {
 	request.Topic = b.topic(request.Topic)
+	if b.outbound == nil {
+		return b.bulkAttempt(ctx, request)
+	}
+	return b.bulkRetry(ctx, request, how)
+}
+
+// bulkAttempt is bulkPublish, once, to a topic of the broker. A broker that has no bulks gets the entries one by one, in no particular
+// order.
+func (b *broker) bulkAttempt(ctx context.Context, request pubsub.BulkPublishRequest) ([]error, error) {
 	if native, ok := b.component.(pubsub.BulkPublisher); ok {
 		results, err := native.BulkPublish(ctx, request)
 		return outcome(len(request.Entries), results, err)

@@ -95,7 +95,9 @@ func (r *running) handle(ctx context.Context, msg *pubsub.Message) error {
 		return nil
 	}
 	d.path, d.method = path, r.router.methods[path]
+	span := r.deliverySpan(&d.trace, topic)
 	what, err := r.attempt(ctx, &d)
+	endSpan(span, err)
 	switch {
 	case errors.Is(err, errLater):
 		return err
@@ -113,10 +115,21 @@ func (r *running) handle(ctx context.Context, msg *pubsub.Message) error {
 	return nil
 }
 
-// attempt is the one place where a single message goes to the receiver. What the receiver drops is put into the dead-letter
-// topic here, for a failure of that is a failure of the attempt.
+// attempt is the one place where a single message goes to the receiver, under the inbound policy of the component.
 func (r *running) attempt(ctx context.Context, d *delivery) (verdict, error) {
+	if r.broker.inbound == nil {
+		return r.tryOnce(ctx, d)
+	}
+	return r.retry(ctx, d)
+}
+
+// tryOnce is a single attempt. What the receiver drops is put into the dead-letter topic here, for a failure of that is a
+// failure of the attempt.
+func (r *running) tryOnce(ctx context.Context, d *delivery) (verdict, error) {
 	what, err := r.ask(ctx, d)
+	if r.broker.inbound != nil {
+		err = appCode(err)
+	}
 	if err == nil && (what == dropped || what == missing) && r.subscription.DeadLetterTopic != "" {
 		if err := r.deadLetter(ctx, d.message); err != nil {
 			return what, fmt.Errorf("the app dropped the event, but the dead-letter topic %s did not take it: %w", r.subscription.DeadLetterTopic, err)
@@ -139,8 +152,11 @@ func (r *running) failed(ctx context.Context, msg *pubsub.Message, topic string,
 		return errLater // it would only count against a limit on deliveries
 	}
 	r.count(topic, metrics.Retried, metrics.Retried, start)
-	if r.tryDeadLetter(ctx, msg) {
+	switch {
+	case r.tryDeadLetter(ctx, msg):
 		return nil
+	case r.subscription.DeadLetterTopic != "" && r.retrying.Err() != nil:
+		return errLater // the stop may have cut the publication short
 	}
 	return cause
 }
@@ -171,7 +187,7 @@ func (r *running) deadLetter(ctx context.Context, msg *pubsub.Message) error {
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), deadLetterTimeout)
 	defer cancel()
-	return r.broker.publish(ctx, pubsub.PublishRequest{Topic: topic, Data: msg.Data, Metadata: msg.Metadata, ContentType: msg.ContentType})
+	return r.broker.publish(ctx, pubsub.PublishRequest{Topic: topic, Data: msg.Data, Metadata: msg.Metadata, ContentType: msg.ContentType}, terms{stop: r.retrying.Done()})
 }
 
 func (r *running) count(topic string, outcome, status metrics.Outcome, start time.Time) {

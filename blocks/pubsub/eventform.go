@@ -10,6 +10,7 @@ import (
 	"outrigger.dev/blocks/internal/cloudevents"
 	"outrigger.dev/components/pubsub"
 	"outrigger.dev/jsontext"
+	"outrigger.dev/telemetry/tracing"
 )
 
 func quoted(text string) []byte { return jsontext.AppendString(nil, text) }
@@ -58,18 +59,10 @@ func traceOf(event *cloudevents.Event, metadata map[string]string) Trace {
 	return t
 }
 
-// isTraceParent reports whether a text is a traceparent that names a trace and a span (W3C Trace Context, section 3.2).
+// isTraceParent reports whether a text is a traceparent that names a trace and a span.
 func isTraceParent(text string) bool {
-	if len(text) < 55 || len(text) > 55 && (text[55] != '-' || text[:2] == "00") || text[:2] == "ff" {
-		return false
-	}
-	for i := range 55 {
-		c := text[i]
-		if dash := i == 2 || i == 35 || i == 52; dash != (c == '-') || !dash && !('0' <= c && c <= '9' || 'a' <= c && c <= 'f') {
-			return false
-		}
-	}
-	return strings.Trim(text[3:35], "0") != "" && strings.Trim(text[36:52], "0") != ""
+	_, ok := tracing.ParseParent(text)
+	return ok
 }
 
 // inheritTrace gives an event the trace context of its message where it has none of its own (Dapr API, delivery: decoding).

@@ -21,6 +21,7 @@ import (
 	"outrigger.dev/app/apptest"
 	"outrigger.dev/components/pubsub"
 	"outrigger.dev/telemetry/logging/logtest"
+	"outrigger.dev/telemetry/tracing"
 )
 
 // waiting reports whether nothing has come by a channel yet.
@@ -401,7 +402,10 @@ type others struct {
 func (h *house) client() runtimev1.DaprClient {
 	h.t.Helper()
 	l := bufconn.Listen(1 << 20)
-	s := grpc.NewServer()
+	s := grpc.NewServer(grpc.UnaryInterceptor(func(ctx context.Context, in any, _ *grpc.UnaryServerInfo, next grpc.UnaryHandler) (any, error) {
+		span := tracing.PassThrough().Start(tracing.FromIncoming(ctx), tracing.Client, "") // as the sidecar does by default
+		return next(tracing.NewContext(ctx, span), in)
+	}))
 	runtimev1.RegisterDaprServer(s, face{PubsubServer: h.Server()})
 	done := start(func() { _ = s.Serve(l) })
 	conn, err := grpc.NewClient("passthrough:///memory", grpc.WithTransportCredentials(insecure.NewCredentials()),

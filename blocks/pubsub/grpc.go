@@ -3,11 +3,11 @@ package pubsub
 import (
 	"context"
 
-	"google.golang.org/grpc/metadata"
 	"google.golang.org/protobuf/types/known/emptypb"
 
 	runtimev1 "outrigger.dev/api/gen/runtime/v1"
 	"outrigger.dev/components/pubsub"
+	"outrigger.dev/telemetry/tracing"
 )
 
 // PubsubServer is the gRPC face of the block: the publish and subscribe methods of dapr.proto.runtime.v1.Dapr, to be embedded
@@ -17,23 +17,11 @@ type PubsubServer struct{ pubsub *PubSub }
 // Server returns the gRPC face.
 func (p *PubSub) Server() PubsubServer { return PubsubServer{p} }
 
-func callTrace(ctx context.Context) Trace {
-	md, _ := metadata.FromIncomingContext(ctx)
-	var t Trace
-	if v := md["traceparent"]; len(v) > 0 && isTraceParent(v[0]) {
-		t.Parent = v[0]
-		if v := md["tracestate"]; len(v) > 0 {
-			t.State = v[0]
-		}
-	}
-	return t
-}
-
 // PublishEvent publishes one message.
 func (g PubsubServer) PublishEvent(ctx context.Context, in *runtimev1.PublishEventRequest) (*emptypb.Empty, error) {
 	err := g.pubsub.Publish(ctx, Publication{
 		Component: in.GetPubsubName(), Topic: in.GetTopic(), Data: in.GetData(), ContentType: in.GetDataContentType(), Metadata: in.GetMetadata(),
-		Trace: callTrace(ctx), TraceRaw: true,
+		Trace: spanTrace(tracing.FromContext(ctx)), TraceRaw: true,
 	})
 	if err != nil {
 		return nil, err
@@ -43,7 +31,11 @@ func (g PubsubServer) PublishEvent(ctx context.Context, in *runtimev1.PublishEve
 
 // BulkPublishEvent publishes many messages.
 func (g PubsubServer) BulkPublishEvent(ctx context.Context, in *runtimev1.BulkPublishRequest) (*runtimev1.BulkPublishResponse, error) {
-	m := BulkPublication{Component: in.GetPubsubName(), Topic: in.GetTopic(), Metadata: in.GetMetadata(), Trace: callTrace(ctx)}
+	return g.bulkPublish(ctx, in, runtimev1.Dapr_BulkPublishEvent_FullMethodName)
+}
+
+func (g PubsubServer) bulkPublish(ctx context.Context, in *runtimev1.BulkPublishRequest, method string) (*runtimev1.BulkPublishResponse, error) {
+	m := BulkPublication{Component: in.GetPubsubName(), Topic: in.GetTopic(), Metadata: in.GetMetadata(), SpanName: method + "/"}
 	for _, e := range in.GetEntries() {
 		m.Entries = append(m.Entries, pubsub.BulkEntry{ID: e.GetEntryId(), Data: e.GetEvent(), ContentType: e.GetContentType(), Metadata: e.GetMetadata()})
 	}
@@ -55,7 +47,7 @@ func (g PubsubServer) BulkPublishEvent(ctx context.Context, in *runtimev1.BulkPu
 
 // BulkPublishEventAlpha1 is the former name of BulkPublishEvent.
 func (g PubsubServer) BulkPublishEventAlpha1(ctx context.Context, in *runtimev1.BulkPublishRequest) (*runtimev1.BulkPublishResponse, error) {
-	return g.BulkPublishEvent(ctx, in)
+	return g.bulkPublish(ctx, in, runtimev1.Dapr_BulkPublishEventAlpha1_FullMethodName)
 }
 
 // SubscribeTopicEventsAlpha1 subscribes to a topic for as long as the stream lasts.

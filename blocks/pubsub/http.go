@@ -11,6 +11,7 @@ import (
 	"outrigger.dev/blocks/internal/cloudevents"
 	"outrigger.dev/components/pubsub"
 	"outrigger.dev/jsontext"
+	"outrigger.dev/telemetry/tracing"
 )
 
 // Routes is the HTTP face of the block (Dapr API, API surface: publish).
@@ -23,18 +24,10 @@ func (p *PubSub) Routes() []api.Route {
 	}
 }
 
-func requestTrace(c *api.Call) Trace {
-	parent := c.Header("Traceparent")
-	if len(parent) == 0 || !isTraceParent(string(parent)) {
-		return Trace{}
-	}
-	return Trace{Parent: string(parent), State: string(c.Header("Tracestate"))}
-}
-
 func (p *PubSub) handlePublish(c *api.Call) error {
 	err := p.Publish(c.Context(), Publication{
 		Component: c.Parameter("pubsubname"), Topic: c.Parameter("topic"), Read: c.ReadBody, ContentType: string(c.Header("Content-Type")),
-		Metadata: c.Metadata(), Trace: requestTrace(c),
+		Metadata: c.Metadata(), HTTPCodes: true, Trace: spanTrace(tracing.FromContext(c.Context())),
 	})
 	if err != nil {
 		return err
@@ -46,7 +39,7 @@ func (p *PubSub) handlePublish(c *api.Call) error {
 func (p *PubSub) handleBulkPublish(c *api.Call) error {
 	component, topic := c.Parameter("pubsubname"), c.Parameter("topic")
 	failed, err := p.BulkPublish(c.Context(), BulkPublication{
-		Component: component, Topic: topic, Metadata: c.Metadata(), Trace: requestTrace(c),
+		Component: component, Topic: topic, Metadata: c.Metadata(), HTTPCodes: true, SpanName: c.Path(),
 		Read: func() ([]pubsub.BulkEntry, error) {
 			body, err := c.ReadBody()
 			if err != nil {

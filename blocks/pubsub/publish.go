@@ -29,6 +29,8 @@ type Publication struct {
 	// Metadata is the request's: settings for the envelope and the broker. May be nil.
 	Metadata map[string]string
 	Trace    Trace
+	// HTTPCodes has policies judge errors of the broker by the HTTP status that goes with their gRPC code, not by that code.
+	HTTPCodes bool
 	// TraceRaw puts the trace context into the metadata of a raw payload, for brokers that carry it.
 	TraceRaw bool
 }
@@ -107,7 +109,7 @@ func (p *PubSub) Publish(ctx context.Context, m Publication) error {
 		return api.ErrPubsubForbidden(b.name, m.Topic, p.options.AppID)
 	}
 	start := p.begin()
-	err = b.publish(ctx, request)
+	err = b.publish(ctx, request, terms{httpCodes: m.HTTPCodes})
 	if p.options.Metrics != nil {
 		p.options.Metrics.Published(b.name, m.Topic, err == nil, p.options.Clock.Since(start))
 	}
@@ -117,10 +119,14 @@ func (p *PubSub) Publish(ctx context.Context, m Publication) error {
 	return nil
 }
 
-// publish is the one place where messages leave for a broker one by one; the request has the app's topic.
-func (b *broker) publish(ctx context.Context, request pubsub.PublishRequest) error {
+// publish is the one place where messages leave for a broker one by one, under its outbound policy; the request has the app's topic.
+// With a timeout the call may still be running when it returns: nobody changes the request from here on.
+func (b *broker) publish(ctx context.Context, request pubsub.PublishRequest, how terms) error {
 	request.Topic = b.topic(request.Topic)
-	return b.component.Publish(ctx, request)
+	if b.outbound == nil {
+		return b.component.Publish(ctx, request)
+	}
+	return b.retry(ctx, request, how)
 }
 
 // begin starts a measurement; without metrics it does not even look at the clock.
@@ -142,7 +148,7 @@ func (p *PubSub) PublishEvent(ctx context.Context, component, topic string, data
 	if !e.Component.scopes.mayPublish(topic) {
 		return fmt.Errorf("topic %s is not allowed for app id %s", topic, p.options.AppID)
 	}
-	return e.Component.publish(ctx, pubsub.PublishRequest{Topic: topic, Data: data, ContentType: contentType})
+	return e.Component.publish(ctx, pubsub.PublishRequest{Topic: topic, Data: data, ContentType: contentType}, terms{})
 }
 
 // envelopeRoom is about what an envelope takes besides its data, in bytes.

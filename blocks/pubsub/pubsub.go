@@ -2,7 +2,7 @@
 // envelopes and hands them to the broker components, and it brings messages from there to the app, or to the streams that
 // subscribed, and their verdicts back.
 //
-// publish.go and bulkpublish.go are the way out, with scopes.go for who may use which topic. subscription.go says what a
+// publish.go and bulkpublish.go are the way out, with scopes.go for who may use which topic and retry.go for what is tried again. subscription.go says what a
 // subscription is and which one counts, sources.go asks the app for its own, running.go is one in operation and manager.go
 // starts and stops them. delivery.go and bulkdelivery.go bring messages to a target: the app by HTTP or gRPC (apphttp.go,
 // appgrpc.go) or a stream (stream.go), by the rules of routing.go. http.go and grpc.go are the faces of the API.
@@ -19,7 +19,9 @@ import (
 	"outrigger.dev/app"
 	"outrigger.dev/blocks/internal/table"
 	"outrigger.dev/components/pubsub"
+	"outrigger.dev/resiliency"
 	"outrigger.dev/telemetry/metrics"
+	"outrigger.dev/telemetry/tracing"
 )
 
 // Options are what the block needs to know of its sidecar.
@@ -29,6 +31,10 @@ type Options struct {
 	Namespace string
 	// SkipAppSubscriptions leaves out asking the app for its subscriptions (--disable-init-endpoints).
 	SkipAppSubscriptions bool
+	// Tracer makes the spans of deliveries and of the entries of bulks; nil is off.
+	Tracer *tracing.Tracer
+	// Resiliency has the policies for publications and deliveries; nil has none.
+	Resiliency *resiliency.Engine
 	// Metrics may be nil.
 	Metrics *metrics.PubSub
 	// Clock is the time of events, latencies and waits; nil is the system's clock.
@@ -80,12 +86,16 @@ type broker struct {
 	prefix string
 	// expires is true when the broker itself expires messages.
 	expires bool
+	// outbound is the policy for publications, inbound that for deliveries; they may be nil.
+	outbound, inbound *resiliency.Policy
 }
 
 // Add makes a component available under its name, and starts the subscriptions that wait for it. It fails when the name is
 // taken.
 func (p *PubSub) Add(c Component) error {
 	b := &broker{name: c.Name, component: c.Broker, scopes: newScopes(c.Properties, p.options.AppID), expires: pubsub.ExpiresMessages(c.Broker)}
+	b.outbound = p.options.Resiliency.Component(resiliency.Pubsub, c.Name, resiliency.Outbound)
+	b.inbound = p.options.Resiliency.Component(resiliency.Pubsub, c.Name, resiliency.Inbound)
 	if c.Namespaced {
 		b.prefix = p.options.Namespace
 	}
@@ -100,7 +110,11 @@ func (p *PubSub) Add(c Component) error {
 // ended: then it may be closed. It is out even when the context ends the wait, which is the only error.
 func (p *PubSub) Remove(ctx context.Context, name string) error {
 	p.manager.brokerRemoved(ctx, name)
-	if err := p.brokers.Remove(ctx, name); err != nil {
+	err := p.brokers.Remove(ctx, name)
+	if err == nil {
+		err = p.options.Resiliency.Component(resiliency.Pubsub, name, resiliency.Outbound).Wait(ctx)
+	}
+	if err != nil {
 		return fmt.Errorf("removing a pub/sub component: %w", err)
 	}
 	return nil

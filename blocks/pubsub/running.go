@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -33,6 +34,10 @@ type running struct {
 	// off what the app is doing. It ends when a stop takes too long.
 	ctx    context.Context
 	cancel context.CancelFunc
+	// retrying ends when the subscription is being stopped or paused: there are no more retries then, and what waits for one is left
+	// to the broker.
+	retrying context.Context
+	settle   context.CancelFunc
 	// users counts the messages in hand; closedMark is added once no more are taken.
 	users  atomic.Int64
 	idle   chan struct{}
@@ -66,6 +71,7 @@ func (p *PubSub) newRunning(b *broker, s Subscription, to receiver) (*running, e
 func (p *PubSub) bareRunning(b *broker, s Subscription) *running {
 	r := &running{block: p, subscription: s, broker: b, log: p.options.Log, idle: make(chan struct{})}
 	r.ctx, r.cancel = context.WithCancel(context.Background())
+	r.retrying, r.settle = context.WithCancel(r.ctx)
 	return r
 }
 
@@ -157,7 +163,7 @@ func (r *running) takeBulk(ctx context.Context, msg *pubsub.BulkMessage) []error
 	errs := r.guardedBulk(msg)
 	closing := r.closing()
 	r.leave()
-	if errs == nil || !closing {
+	if errs == nil || !closing && !slices.ContainsFunc(errs, isLater) {
 		return errs
 	}
 	_ = hold(ctx)
@@ -196,6 +202,7 @@ func (r *running) stop(ctx context.Context, pause bool) {
 		r.cancel()
 		return
 	}
+	r.settle()
 	ctx, cancel := clockwork.WithTimeout(ctx, r.block.options.Clock, stopLimit)
 	defer cancel()
 	if p, ok := r.source.(pubsub.Pauser); ok && pause {

@@ -14,6 +14,7 @@ import (
 	"outrigger.dev/api"
 	"outrigger.dev/blocks/internal/table"
 	"outrigger.dev/components/secretstores"
+	"outrigger.dev/resiliency"
 	"outrigger.dev/resource"
 	"outrigger.dev/telemetry/metrics"
 )
@@ -22,6 +23,8 @@ import (
 type Options struct {
 	// Allowed tells whether the app may read a secret of a store, by the scopes of the Configuration; nil allows all.
 	Allowed func(store, secret string) bool
+	// Resiliency has the policies for what apps read; nil has none.
+	Resiliency *resiliency.Engine
 	// Metrics may be nil.
 	Metrics *metrics.Operations
 	// Clock measures latencies; nil is the system's clock.
@@ -31,7 +34,14 @@ type Options struct {
 // Secrets is the block. Its methods are safe for concurrent use.
 type Secrets struct {
 	options Options
-	stores  table.Table[secretstores.Store]
+	stores  table.Table[instance]
+}
+
+// instance is a store in use.
+type instance struct {
+	secretstores.Store
+	// policy is for what apps read; it may be nil.
+	policy *resiliency.Policy
 }
 
 var _ resource.SecretReader = (*Secrets)(nil)
@@ -45,18 +55,24 @@ func New(o Options) *Secrets {
 }
 
 // Add makes a store available under the metadata.name of its resource. It fails when the name is taken.
-func (s *Secrets) Add(name string, store secretstores.Store) error { return s.stores.Add(name, store) }
+func (s *Secrets) Add(name string, store secretstores.Store) error {
+	return s.stores.Add(name, instance{store, s.options.Resiliency.Component(resiliency.Secretstore, name, resiliency.Outbound)})
+}
 
 // Remove takes a store out, if it is there, and waits until running calls of it have ended: then it may be closed. It is out
 // even when the context ends the wait, which is the only error.
 func (s *Secrets) Remove(ctx context.Context, name string) error {
-	if err := s.stores.Remove(ctx, name); err != nil {
+	err := s.stores.Remove(ctx, name)
+	if err == nil {
+		err = s.options.Resiliency.Component(resiliency.Secretstore, name, resiliency.Outbound).Wait(ctx)
+	}
+	if err != nil {
 		return fmt.Errorf("removing a secret store: %w", err)
 	}
 	return nil
 }
 
-func (s *Secrets) open(name string) (*table.Entry[secretstores.Store], error) {
+func (s *Secrets) open(name string) (*table.Entry[instance], error) {
 	if e := s.stores.Use(name); e != nil {
 		return e, nil
 	}
@@ -81,7 +97,7 @@ func (s *Secrets) Get(ctx context.Context, store, name string, metadata map[stri
 	if !s.allowed(store, name) {
 		return nil, api.ErrSecretDenied(store, name)
 	}
-	entries, err := s.read(ctx, e.Component, store, name, metadata)
+	entries, err := s.read(ctx, e.Component.policy, e.Component, store, name, metadata)
 	if err != nil {
 		return nil, api.ErrSecretGet(store, name, err)
 	}
@@ -89,9 +105,9 @@ func (s *Secrets) Get(ctx context.Context, store, name string, metadata map[stri
 }
 
 // read asks a store for one secret and measures it.
-func (s *Secrets) read(ctx context.Context, from secretstores.Store, store, name string, metadata map[string]string) (map[string]string, error) {
+func (s *Secrets) read(ctx context.Context, policy *resiliency.Policy, from secretstores.Store, store, name string, metadata map[string]string) (map[string]string, error) {
 	start := s.options.Clock.Now()
-	entries, err := from.Get(ctx, name, metadata)
+	entries, err := resiliency.Run(ctx, policy, func(ctx context.Context) (map[string]string, error) { return from.Get(ctx, name, metadata) })
 	s.observe(store, "get", err, start)
 	return entries, err
 }
@@ -108,7 +124,8 @@ func (s *Secrets) BulkGet(ctx context.Context, store string, metadata map[string
 	}
 	defer e.Release()
 	start := s.options.Clock.Now()
-	all, err := e.Component.BulkGet(ctx, metadata)
+	from := e.Component
+	all, err := resiliency.Run(ctx, from.policy, func(ctx context.Context) (map[string]map[string]string, error) { return from.BulkGet(ctx, metadata) })
 	s.observe(store, "bulk_get", err, start)
 	if err != nil {
 		return nil, api.ErrSecretBulkGet(store, err)
@@ -125,15 +142,15 @@ func (s *Secrets) BulkGet(ctx context.Context, store string, metadata map[string
 	return allowed, nil
 }
 
-// GetSecret reads the entries of one secret for a reference in a resource; scopes do not matter there (Dapr API, secrets:
-// scopes). It wraps [resource.ErrStoreNotLoaded] when there is no such store (yet).
+// GetSecret reads the entries of one secret for a reference in a resource; neither scopes nor policies matter there (Dapr API,
+// secrets: scopes; resiliency: targets). It wraps [resource.ErrStoreNotLoaded] when there is no such store (yet).
 func (s *Secrets) GetSecret(ctx context.Context, store, name string, metadata map[string]string) (map[string]string, error) {
 	e := s.stores.Use(store)
 	if e == nil {
 		return nil, fmt.Errorf("secret store %q: %w", store, resource.ErrStoreNotLoaded)
 	}
 	defer e.Release()
-	entries, err := s.read(ctx, e.Component, store, name, metadata)
+	entries, err := s.read(ctx, nil, e.Component, store, name, metadata)
 	if err != nil {
 		return nil, fmt.Errorf("secret %q of secret store %q: %w", name, store, err)
 	}

@@ -173,7 +173,7 @@ func (s *State) handleTransaction(c *api.Call) error {
 	tx := transaction{operations: make([]stores.Operation, len(body.Operations)), metadata: api.MergeMetadata(body.Metadata, metadata)}
 	if s.published(in) {
 		tx.contentTypes = make([]string, len(body.Operations))
-		tx.traceParent, tx.traceState = string(c.Header("Traceparent")), string(c.Header("Tracestate"))
+		tx.traceFrom(c.Context())
 	}
 	for i, o := range body.Operations {
 		var contentType string

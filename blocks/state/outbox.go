@@ -4,9 +4,8 @@ import (
 	"context"
 	"time"
 
-	"google.golang.org/grpc/metadata"
-
 	stores "outrigger.dev/components/state"
+	"outrigger.dev/telemetry/tracing"
 )
 
 // Outbox publishes what transactions write (Dapr API, transactional outbox). The outbox block implements it.
@@ -55,13 +54,8 @@ func (s *State) published(in *instance) bool {
 	return s.options.Outbox != nil && s.options.Outbox.Enabled(in.name)
 }
 
-// traceFrom adds the trace context of a gRPC call.
+// traceFrom adds the trace context of a call.
 func (tx *transaction) traceFrom(ctx context.Context) {
-	first := func(header string) string {
-		if values := metadata.ValueFromIncomingContext(ctx, header); len(values) > 0 {
-			return values[0]
-		}
-		return ""
-	}
-	tx.traceParent, tx.traceState = first("traceparent"), first("tracestate")
+	span := tracing.FromContext(ctx)
+	tx.traceParent, tx.traceState = span.Parent(), span.State()
 }

@@ -6,13 +6,12 @@ import (
 	"reflect"
 	"testing"
 
-	"google.golang.org/grpc/metadata"
-
 	"outrigger.dev/api"
 	"outrigger.dev/api/apitest"
 	commonv1 "outrigger.dev/api/gen/common/v1"
 	runtimev1 "outrigger.dev/api/gen/runtime/v1"
 	stores "outrigger.dev/components/state"
+	"outrigger.dev/telemetry/tracing"
 )
 
 // recorder is an outbox of the store st, which takes out operations on the key "app||out" and adds a marker if anything is left.
@@ -47,6 +46,8 @@ func (r *recorder) Prepare(_ context.Context, store string, operations []stores.
 	return kept, added, nil
 }
 
+const traceParent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+
 func withOutbox(t *testing.T, c Component) (*State, *recorder) {
 	t.Helper()
 	outbox := new(recorder)
@@ -63,13 +64,13 @@ func TestOutbox(t *testing.T) {
 	r := apitest.Router(s.Routes())
 	const target = "/v1.0/state/st/transaction"
 	got := r.Do("POST", target+"?metadata.q=1", `{"operations":[{"operation":"upsert","request":{"key":"a","value":{"b": "<"},"contentType":"application/json","metadata":{"m":"2"}}},
-		{"operation":"upsert","request":{"key":"out","value":"x"}}]}`, "traceparent", "tp", "tracestate", "ts")
+		{"operation":"upsert","request":{"key":"out","value":"x"}}]}`, "traceparent", traceParent, "tracestate", "a=b")
 	if got.Status != 204 {
 		t.Fatalf("%d %s", got.Status, got.Body)
 	}
 	want := recorder{
 		keys: []string{"st app||a", "st app||out"}, values: []string{`{"b":"<"}`, `"x"`}, contentTypes: []string{"application/json", ""},
-		metadata: []map[string]string{{"m": "2", "q": "1"}, {"q": "1"}}, trace: [2]string{"tp", "ts"},
+		metadata: []map[string]string{{"m": "2", "q": "1"}, {"q": "1"}}, trace: [2]string{traceParent, "a=b"},
 	}
 	if !reflect.DeepEqual(*outbox, want) {
 		t.Errorf("prepared %+v\nwant %+v", *outbox, want)
@@ -83,7 +84,7 @@ func TestOutbox(t *testing.T) {
 	}
 
 	t.Run("gRPC", func(t *testing.T) {
-		ctx := metadata.NewIncomingContext(t.Context(), metadata.Pairs("traceparent", "tp", "tracestate", "ts"))
+		ctx := tracing.NewContext(t.Context(), tracing.PassThrough().Start(tracing.FromHeader([]byte(traceParent), []byte("a=b")), tracing.Client, ""))
 		item := &commonv1.StateItem{Key: "a", Value: []byte(`{"b": 1}`), Metadata: map[string]string{"m": "2"}}
 		in := &runtimev1.ExecuteStateTransactionRequest{
 			StoreName: "st", Metadata: map[string]string{"q": "1"},
@@ -94,7 +95,7 @@ func TestOutbox(t *testing.T) {
 		if _, err := s.Server().ExecuteStateTransaction(ctx, in); err != nil {
 			t.Fatal(err)
 		}
-		want := recorder{keys: []string{"st app||a", "st app||d"}, values: []string{`{"b": 1}`}, metadata: []map[string]string{{"m": "2"}}, trace: [2]string{"tp", "ts"}}
+		want := recorder{keys: []string{"st app||a", "st app||d"}, values: []string{`{"b": 1}`}, metadata: []map[string]string{{"m": "2"}}, trace: [2]string{traceParent, "a=b"}}
 		if !reflect.DeepEqual(*outbox, want) {
 			t.Errorf("prepared %+v\nwant %+v", *outbox, want)
 		}

@@ -20,7 +20,7 @@ func (s *State) Get(ctx context.Context, store, key string, consistency stores.C
 		return stores.Item{}, err
 	}
 	start := s.begin()
-	item, err := in.store.Get(ctx, stores.GetRequest{Key: in.prefix + key, Metadata: metadata, Consistency: consistency})
+	item, err := in.get(ctx, stores.GetRequest{Key: in.prefix + key, Metadata: metadata, Consistency: consistency})
 	s.end(in, "get", err, start)
 	if err == nil && in.cipher != nil && item.Found {
 		item.Data, err = in.cipher.decrypt(item.Data)
@@ -76,12 +76,12 @@ func (s *State) bulkGet(ctx context.Context, in *instance, keys []string, parall
 // read reads many items in one exchange, or one by one, some at a time.
 func (in *instance) read(ctx context.Context, reqs []stores.GetRequest, parallelism int) ([]stores.BulkItem, error) {
 	if bulk, ok := in.store.(stores.BulkGetter); ok {
-		return bulk.BulkGet(ctx, reqs)
+		return in.bulkGet(ctx, bulk, reqs)
 	}
 	items := make([]stores.BulkItem, len(reqs))
 	errs := each(len(reqs), parallelism, func(i int) (err error) {
 		items[i].Key = reqs[i].Key
-		items[i].Item, err = in.store.Get(ctx, reqs[i])
+		items[i].Item, err = in.get(ctx, reqs[i])
 		return err
 	})
 	for i, err := range errs {
@@ -117,7 +117,7 @@ func (s *State) query(ctx context.Context, in *instance, query []byte, metadata 
 		return stores.QueryResult{}, api.ErrStateQuery(in.name, err)
 	}
 	start := s.begin()
-	result, err := querier.Query(ctx, parsed, metadata)
+	result, err := in.query(ctx, querier, parsed, metadata)
 	s.end(in, "query", err, start)
 	if err != nil {
 		return stores.QueryResult{}, api.ErrStateQuery(in.name, err)

@@ -16,6 +16,7 @@ import (
 	"outrigger.dev/api"
 	"outrigger.dev/blocks/internal/table"
 	stores "outrigger.dev/components/state"
+	"outrigger.dev/resiliency"
 	"outrigger.dev/telemetry/metrics"
 )
 
@@ -26,6 +27,8 @@ type Options struct {
 	Namespace string
 	// Outbox publishes what transactions write; nil publishes nothing.
 	Outbox Outbox
+	// Resiliency has the policies for the calls of stores; nil has none.
+	Resiliency *resiliency.Engine
 	// Metrics may be nil.
 	Metrics *metrics.Operations
 	// Clock measures latencies; nil is the system's clock.
@@ -71,6 +74,8 @@ type instance struct {
 	store  stores.Store
 	// cipher is nil for stores without encryption.
 	cipher *cipher
+	// policy is for the calls of the store; it may be nil.
+	policy *resiliency.Policy
 }
 
 // Add makes a store available under its name. It fails, saying how to correct the resource, when keyPrefix or the encryption
@@ -84,13 +89,20 @@ func (s *State) Add(c Component) error {
 	if err != nil {
 		return err
 	}
-	return s.stores.Add(c.Name, &instance{name: c.Name, prefix: prefix, store: c.Store, cipher: cipher})
+	return s.stores.Add(c.Name, &instance{
+		name: c.Name, prefix: prefix, store: c.Store, cipher: cipher,
+		policy: s.options.Resiliency.Component(resiliency.Statestore, c.Name, resiliency.Outbound),
+	})
 }
 
 // Remove takes a store out, if it is there, and waits until running calls of it have ended: then it may be closed. It is out
 // even when the context ends the wait, which is the only error.
 func (s *State) Remove(ctx context.Context, name string) error {
-	if err := s.stores.Remove(ctx, name); err != nil {
+	err := s.stores.Remove(ctx, name)
+	if err == nil {
+		err = s.options.Resiliency.Component(resiliency.Statestore, name, resiliency.Outbound).Wait(ctx)
+	}
+	if err != nil {
 		return fmt.Errorf("removing a state store: %w", err)
 	}
 	return nil

@@ -36,9 +36,9 @@ func (s *State) save(ctx context.Context, in *instance, items []stores.SetReques
 	start := s.begin()
 	var err error
 	if len(items) == 1 {
-		err = in.store.Set(ctx, items[0])
+		err = in.set(ctx, items[0])
 	} else {
-		err = joined(each(len(items), 0, func(i int) error { return in.store.Set(ctx, items[i]) }))
+		err = joined(each(len(items), 0, func(i int) error { return in.set(ctx, items[i]) }))
 	}
 	s.end(in, "set", err, start)
 	if err != nil {
@@ -82,7 +82,7 @@ func (s *State) Delete(ctx context.Context, store string, item stores.DeleteRequ
 	}
 	item.Key = in.prefix + key
 	start := s.begin()
-	err = in.store.Delete(ctx, item)
+	err = in.delete(ctx, item)
 	s.end(in, "delete", err, start)
 	if err != nil {
 		return withETag(api.ErrStateDelete(key, err), err)
@@ -112,9 +112,9 @@ func (s *State) BulkDelete(ctx context.Context, store string, items []stores.Del
 	}
 	start := s.begin()
 	if len(items) == 1 {
-		err = in.store.Delete(ctx, items[0])
+		err = in.delete(ctx, items[0])
 	} else {
-		err = joined(each(len(items), 0, func(i int) error { return in.store.Delete(ctx, items[i]) }))
+		err = joined(each(len(items), 0, func(i int) error { return in.delete(ctx, items[i]) }))
 	}
 	s.end(in, "bulk_delete", err, start)
 	if err != nil {
@@ -183,10 +183,11 @@ func (s *State) transact(ctx context.Context, in *instance, t stores.Transactor,
 		}
 	}
 	start := s.begin()
-	err = t.Transact(ctx, stores.TransactionRequest{Operations: append(operations, added...), Metadata: tx.metadata})
+	tries, err := in.transact(ctx, t, stores.TransactionRequest{Operations: append(operations, added...), Metadata: tx.metadata})
 	s.end(in, "transaction", err, start)
 	if err != nil {
-		if _, refused := stores.AsETagError(err); refused && len(added) > 0 {
+		// After a retry, it may be that an earlier try was committed and its own etags refuse the last.
+		if _, refused := stores.AsETagError(err); refused && tries == 1 && len(added) > 0 {
 			s.undo(ctx, in, t, added)
 		}
 		return api.ErrStateTransaction(err)

@@ -1,4 +1,5 @@
-// Package all is the list of component types that the standard build has.
+// Package all is the list of component types that the standard build has. With the build tag stablecomponents, alpha types whose
+// libraries are heavy are left out.
 package all
 
 import (
@@ -16,7 +17,20 @@ import (
 	"outrigger.dev/components/bindings/s3"
 	"outrigger.dev/components/bindings/sftp"
 	"outrigger.dev/components/bindings/smtp"
+	"outrigger.dev/components/middleware/http/bearer"
+	"outrigger.dev/components/middleware/http/oauth2"
+	"outrigger.dev/components/middleware/http/oauth2clientcredentials"
+	"outrigger.dev/components/middleware/http/ratelimit"
+	"outrigger.dev/components/middleware/http/routeralias"
+	"outrigger.dev/components/middleware/http/routerchecker"
+	"outrigger.dev/components/middleware/http/sentinel"
+	"outrigger.dev/components/middleware/http/uppercase"
+	"outrigger.dev/components/middleware/http/wasm"
+	"outrigger.dev/components/nameresolution/cloudmap"
+	"outrigger.dev/components/nameresolution/consul"
+	"outrigger.dev/components/nameresolution/kubernetes"
 	resolvermdns "outrigger.dev/components/nameresolution/mdns"
+	"outrigger.dev/components/nameresolution/nameformat"
 	resolversqlite "outrigger.dev/components/nameresolution/sqlite"
 	pubsubinmemory "outrigger.dev/components/pubsub/inmemory"
 	"outrigger.dev/components/pubsub/jetstream"
@@ -49,6 +63,21 @@ func Register(r *components.Registry) {
 	sftp.Register(r)
 	smtp.Register(r)
 
+	bearer.Register(r)
+	oauth2.Register(r)
+	oauth2clientcredentials.Register(r)
+	ratelimit.Register(r)
+	routeralias.Register(r)
+	routerchecker.Register(r)
+	sentinel.Register(r)
+	uppercase.Register(r)
+	wasm.Register(r)
+	registerHeavy(r)
+
+	cloudmap.Register(r)
+	consul.Register(r)
+	kubernetes.Register(r)
+	nameformat.Register(r)
 	resolvermdns.Register(r)
 	resolversqlite.RegisterWith(r, resolvermdns.Open)
 

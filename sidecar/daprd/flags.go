@@ -64,7 +64,7 @@ func newFlags(stderr io.Writer) *flags {
 	s.Usage = func() {}
 
 	s.StringVar(&f.appID, "app-id", "", "The unique id of the app, under which other apps reach it")
-	s.StringVar(&f.mode, "mode", "standalone", "Where the sidecar runs: standalone (kubernetes is not available in this version)")
+	s.StringVar(&f.mode, "mode", "standalone", "Where the sidecar runs: standalone or kubernetes")
 	s.StringVar(&f.appPort, "app-port", "", "The port the app listens on; empty or 0 for an app that listens on none")
 	s.StringVar(&f.appProtocol, "app-protocol", "http", "How the app speaks: http, https, h2c, grpc or grpcs")
 	s.BoolVar(&f.appSSL, "app-ssl", false, "Use TLS towards the app")
@@ -118,7 +118,7 @@ func newFlags(stderr io.Writer) *flags {
 	s.StringVar(&f.controlPlaneNamespace, "control-plane-namespace", "default", "Namespace of the control plane")
 	s.StringVar(&f.sentry, "sentry-address", "", "Address of the certificate authority")
 	s.StringSliceVar(&f.jwtAudiences, "sentry-request-jwt-audiences", nil, "Audiences of the tokens asked of the certificate authority")
-	s.BoolVar(&f.enableMTLS, "enable-mtls", false, "Encrypt and authenticate traffic between sidecars (not available in this version)")
+	s.BoolVar(&f.enableMTLS, "enable-mtls", false, "Encrypt and authenticate traffic between sidecars, with certificates of the certificate authority")
 	s.BoolVar(&f.disableKubernetesSecrets, "disable-builtin-k8s-secret-store", false, "Do without the built-in Kubernetes secret store")
 	s.StringVar(&f.reminders, "reminders-service", "", "Has no effect")
 	s.StringVar(&f.actors, "actors-service", "", "Has no effect")
@@ -159,8 +159,6 @@ func (f *flags) withoutEffect() []string {
 	later := map[string]bool{
 		"placement-host-address": true, "actors-disseminate-timeout": true,
 		"scheduler-host-address": true, "scheduler-job-streams": true,
-		"control-plane-address": true, "control-plane-trust-domain": true, "control-plane-namespace": true,
-		"sentry-address": true, "sentry-request-jwt-audiences": true, "disable-builtin-k8s-secret-store": true,
 	}
 	var names []string
 	f.set.VisitAll(func(flag *pflag.Flag) {

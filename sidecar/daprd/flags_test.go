@@ -121,9 +121,7 @@ func TestRefusedOptions(t *testing.T) {
 		args []string
 		want string
 	}{
-		{[]string{"--mode", "kubernetes"}, "mode kubernetes is not available"},
 		{[]string{"--mode", "moon"}, "invalid mode: moon"},
-		{[]string{"--enable-mtls"}, "--enable-mtls is not available"},
 		{[]string{"--scheduler-job-streams", "0"}, "must define at least 1 scheduler stream, got 0"},
 		{[]string{"--control-plane-trust-domain", ""}, "control-plane-trust-domain"},
 		{[]string{"--app-port", "x"}, `error parsing 'app-port' flag: "x" is not a number`},

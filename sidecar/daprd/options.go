@@ -147,6 +147,7 @@ func (f *flags) options(o *sidecar.Options, lookup func(string) (string, bool)) 
 		o.SchedulerAddresses = strings.Split(dns, ",")
 	}
 
+	f.controlPlane(o)
 	registry := &components.Registry{}
 	all.Register(registry)
 	o.Registry = registry
@@ -154,24 +155,35 @@ func (f *flags) options(o *sidecar.Options, lookup func(string) (string, bool)) 
 	return nil
 }
 
-// checkMode refuses what this version cannot do: running without what such a flag promises would be a lie.
+// checkMode checks the mode and what belongs to the control plane.
 func (f *flags) checkMode() error {
-	switch f.mode {
-	case "standalone":
-	case "kubernetes":
-		return errors.New("mode kubernetes is not available in this version; start the sidecar with --mode standalone")
-	default:
-		return fmt.Errorf("invalid mode: %s", f.mode)
-	}
 	switch {
-	case f.enableMTLS:
-		return errors.New("--enable-mtls is not available in this version, and traffic between sidecars would not be encrypted; leave the flag out (and set spec.mtls.enabled of the Configuration to false) to run without mTLS")
+	case f.mode != "standalone" && f.mode != "kubernetes":
+		return fmt.Errorf("invalid mode: %s", f.mode)
 	case f.trustDomain == "":
 		return errors.New("invalid value for 'control-plane-trust-domain': trust domain is missing; leave the flag out, or name one")
 	case f.schedulerStreams == 0:
 		return errors.New("must define at least 1 scheduler stream, got 0")
 	}
 	return nil
+}
+
+// controlPlane reads the flags about the control plane. Those that were not given leave the choice to the environment.
+func (f *flags) controlPlane(o *sidecar.Options) {
+	o.Kubernetes = f.mode == "kubernetes"
+	o.EnableMTLS = f.enableMTLS
+	o.ControlPlaneAddress, o.SentryAddress = f.controlPlaneAddress, f.sentry
+	if f.set.Changed("control-plane-trust-domain") {
+		o.ControlPlaneTrustDomain = f.trustDomain
+	}
+	if f.set.Changed("control-plane-namespace") {
+		o.ControlPlaneNamespace = f.controlPlaneNamespace
+	}
+	o.JWTAudiences = f.jwtAudiences
+	o.DisableKubernetesSecrets = f.disableKubernetesSecrets
+	if o.Kubernetes {
+		o.NameResolution, o.NameResolutionProperties = "kubernetes", nil
+	}
 }
 
 // health reads the flags of the app's health check; values that make no sense are the default.

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"runtime"
 	"runtime/debug"
+	"strings"
 	"time"
 
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
@@ -24,8 +25,10 @@ import (
 
 	"outrigger.dev/api"
 	runtimev1 "outrigger.dev/api/gen/runtime/v1"
+	"outrigger.dev/invocation"
 	"outrigger.dev/resource"
 	"outrigger.dev/telemetry/metrics"
+	"outrigger.dev/telemetry/tracing"
 )
 
 // GRPCOptions of the sidecar's gRPC API.
@@ -36,14 +39,18 @@ type GRPCOptions struct {
 	Unbuilt map[string]string
 	// Token must be in the dapr-api-token metadata of calls; empty means none.
 	Token string
+	// Proxy serves methods that the server does not have, and the health service of other apps; nil while that is not possible.
+	Proxy grpc.StreamHandler
 	// Access is the allow and deny list.
 	Access resource.GRPCAccess
 	// MaxMessageBytes bounds messages in both directions.
 	MaxMessageBytes int
 	// MaxHeaderBytes bounds the header list; 0 is the library's default.
 	MaxHeaderBytes uint32
-	// Baggage checks the baggage metadata.
-	Baggage bool
+	// AppID is the own app's: a proxied call for it is a server's.
+	AppID string
+	// Tracer makes the spans of calls; unless it is nil, the baggage metadata are checked and echoed.
+	Tracer  *tracing.Tracer
 	APILog  *APILog
 	Metrics *metrics.Metrics
 	Log     *slog.Logger
@@ -54,6 +61,8 @@ type GRPC struct {
 	*grpc.Server
 	options GRPCOptions
 	health  *health.Server
+	// services are those that are served here.
+	services map[string]grpc.ServiceInfo
 }
 
 // NewGRPC makes a server with the Dapr service, reflection and the standard health service.
@@ -71,14 +80,16 @@ func NewGRPC(o GRPCOptions) *GRPC {
 		grpc.UnaryInterceptor(s.unary),
 		grpc.StreamInterceptor(s.stream),
 		grpc.UnknownServiceHandler(s.unknown),
+		grpc.ForceServerCodecV2(invocation.FrameCodec()),
 	}
 	if o.MaxHeaderBytes > 0 {
 		options = append(options, grpc.MaxHeaderListSize(o.MaxHeaderBytes))
 	}
 	s.Server = grpc.NewServer(options...)
 	runtimev1.RegisterDaprServer(s.Server, o.Dapr)
-	healthv1.RegisterHealthServer(s.Server, s.health)
+	s.RegisterService(s.healthService(), nil)
 	reflection.Register(s.Server)
+	s.services = s.GetServiceInfo()
 	return s
 }
 
@@ -107,13 +118,25 @@ func refused(code codes.Code, message, httpCode, httpMessage string) error {
 
 const tokenKey = "dapr-api-token"
 
-// admit applies the lists, the token and the check of the baggage to a call, and returns its context without the token.
-func (s *GRPC) admit(ctx context.Context, fullMethod string) (context.Context, error) {
+// admit applies the lists, the token and the check of the baggage to a call, and starts its span. It returns its context without
+// the token and with the span.
+func (s *GRPC) admit(ctx context.Context, fullMethod string, req any, proxied bool) (context.Context, *tracing.Span, error) {
 	ctx, err := s.authorised(ctx, fullMethod)
-	if err == nil && s.options.Baggage {
-		err = grpcBaggage(ctx)
+	if err != nil || !s.options.Tracer.On() {
+		return ctx, nil, err
 	}
-	return ctx, err
+	if err := grpcBaggage(ctx, proxied); err != nil {
+		return ctx, nil, err
+	}
+	ctx, span := s.begin(ctx, fullMethod, req, proxied)
+	return ctx, span, nil
+}
+
+// proxied reports whether a call is for a service that is not served here, or for another's health.
+func (s *GRPC) proxied(ctx context.Context, fullMethod string) bool {
+	service, _, _ := strings.Cut(strings.TrimPrefix(fullMethod, "/"), "/")
+	_, own := s.services[service]
+	return !own || service == healthv1.Health_ServiceDesc.ServiceName && forApp(ctx)
 }
 
 func (s *GRPC) authorised(ctx context.Context, fullMethod string) (context.Context, error) {
@@ -140,7 +163,8 @@ func (s *GRPC) authorised(ctx context.Context, fullMethod string) (context.Conte
 }
 
 func (s *GRPC) unary(ctx context.Context, req any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (resp any, err error) {
-	if ctx, err = s.admit(ctx, info.FullMethod); err != nil {
+	ctx, span, err := s.admit(ctx, info.FullMethod, req, false)
+	if err != nil {
 		return nil, err
 	}
 	start := time.Now()
@@ -154,6 +178,7 @@ func (s *GRPC) unary(ctx context.Context, req any, info *grpc.UnaryServerInfo, h
 			s.options.Metrics.GRPCServer().Observe(info.FullMethod, code, took, size(req), size(resp))
 		}
 		s.log(ctx, info.FullMethod, code, took)
+		endCall(span, err)
 	}()
 	if block, ok := s.options.Unbuilt[info.FullMethod]; ok {
 		return nil, unbuilt(info.FullMethod, block)
@@ -163,7 +188,7 @@ func (s *GRPC) unary(ctx context.Context, req any, info *grpc.UnaryServerInfo, h
 }
 
 func (s *GRPC) stream(srv any, ss grpc.ServerStream, info *grpc.StreamServerInfo, handler grpc.StreamHandler) (err error) {
-	ctx, err := s.admit(ss.Context(), info.FullMethod)
+	ctx, span, err := s.admit(ss.Context(), info.FullMethod, nil, s.options.Tracer.On() && s.proxied(ss.Context(), info.FullMethod))
 	if err != nil {
 		return err
 	}
@@ -173,6 +198,7 @@ func (s *GRPC) stream(srv any, ss grpc.ServerStream, info *grpc.StreamServerInfo
 			err = s.panicked(info.FullMethod, p)
 		}
 		s.log(ctx, info.FullMethod, status.Code(err), time.Since(start))
+		endCall(span, err)
 	}()
 	if block, ok := s.options.Unbuilt[info.FullMethod]; ok {
 		return unbuilt(info.FullMethod, block)
@@ -230,11 +256,61 @@ func unbuilt(fullMethod, block string) error {
 }
 
 // unknown answers methods that the server does not know: calls to be proxied to another app.
-func (s *GRPC) unknown(_ any, ss grpc.ServerStream) error {
-	method, _ := grpc.MethodFromServerStream(ss)
-	md, _ := metadata.FromIncomingContext(ss.Context())
-	if len(md["dapr-app-id"]) == 0 && len(md["dapr-callee-app-id"]) == 0 {
+func (s *GRPC) unknown(srv any, ss grpc.ServerStream) error {
+	if !forApp(ss.Context()) {
+		if method, _ := grpc.MethodFromServerStream(ss); s.options.Tracer.On() && !strings.HasPrefix(method, "/dapr.proto.") { // tracing looks first
+			return status.Error(codes.Unknown, "cannot proxy request: missing dapr-callee-app-id or dapr-app-id metadata")
+		}
 		return status.Error(codes.Unknown, "failed to proxy request: required metadata dapr-callee-app-id or dapr-app-id not found")
 	}
-	return status.Errorf(codes.Unimplemented, "%s would be proxied to another app, but this version does not proxy gRPC calls yet; call it with InvokeService or over HTTP", method)
+	if s.options.Proxy == nil {
+		return status.Error(codes.Unknown, "failed to proxy request: proxy not initialized. daprd startup may be incomplete")
+	}
+	return s.options.Proxy(srv, ss)
+}
+
+// forApp reports whether a call is for an app.
+func forApp(ctx context.Context) bool {
+	md, _ := metadata.FromIncomingContext(ctx)
+	return len(md[invocation.AppID]) > 0 || len(md[invocation.CalleeAppID]) > 0
+}
+
+// healthService is the standard health service. Its answers are this server's, unless the call is for an app. Check is a
+// stream here, which is the same to clients, for a call that is proxied must not be decoded. It is one in both directions, or
+// gRPC would not have it pass the interceptor of streams.
+func (s *GRPC) healthService() *grpc.ServiceDesc {
+	return &grpc.ServiceDesc{
+		ServiceName: healthv1.Health_ServiceDesc.ServiceName, Metadata: healthv1.Health_ServiceDesc.Metadata,
+		Streams: []grpc.StreamDesc{{StreamName: "Check", ClientStreams: true, ServerStreams: true, Handler: s.checkHealth}, {StreamName: "Watch", ServerStreams: true, Handler: s.watchHealth}},
+	}
+}
+
+func (s *GRPC) checkHealth(srv any, ss grpc.ServerStream) error {
+	if forApp(ss.Context()) {
+		return s.unknown(srv, ss)
+	}
+	start := time.Now()
+	in := new(healthv1.HealthCheckRequest)
+	if err := ss.RecvMsg(in); err != nil {
+		return err
+	}
+	out, err := s.health.Check(ss.Context(), in)
+	if s.options.Metrics.Enabled() {
+		s.options.Metrics.GRPCServer().Observe(healthv1.Health_Check_FullMethodName, status.Code(err), time.Since(start), size(in), size(out))
+	}
+	if err != nil {
+		return err
+	}
+	return ss.SendMsg(out)
+}
+
+func (s *GRPC) watchHealth(srv any, ss grpc.ServerStream) error {
+	if forApp(ss.Context()) {
+		return s.unknown(srv, ss)
+	}
+	in := new(healthv1.HealthCheckRequest)
+	if err := ss.RecvMsg(in); err != nil {
+		return err
+	}
+	return s.health.Watch(in, &grpc.GenericServerStream[healthv1.HealthCheckRequest, healthv1.HealthCheckResponse]{ServerStream: ss})
 }

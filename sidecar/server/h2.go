@@ -19,6 +19,7 @@ import (
 
 	"outrigger.dev/api"
 	"outrigger.dev/http1"
+	"outrigger.dev/telemetry/tracing"
 )
 
 // newH2 serves HTTP/2 in clear text, with prior knowledge or by upgrade, through the standard library: it is rare, so it
@@ -194,6 +195,14 @@ func (l *limitedReader) Read(p []byte) (int, error) {
 func (l *limitedReader) Abort() { _ = l.r.Close() }
 
 func (x *h2Exchange) SetHeader(name, value string) { x.w.Header().Set(name, value) }
+
+// SetSpan makes a span the one of the request's context.
+func (x *h2Exchange) SetSpan(s *tracing.Span) {
+	x.r = x.r.WithContext(tracing.NewContext(x.r.Context(), s))
+}
+
+// HasReplyHeader reports whether the reply has a header of this name.
+func (x *h2Exchange) HasReplyHeader(name string) bool { return len(x.w.Header()[name]) > 0 }
 
 func (x *h2Exchange) AddHeader(name, value []byte) { x.w.Header().Add(string(name), string(value)) }
 

@@ -14,6 +14,7 @@ import (
 	"outrigger.dev/api"
 	"outrigger.dev/http1"
 	"outrigger.dev/telemetry/metrics"
+	"outrigger.dev/telemetry/tracing"
 )
 
 // HTTPOptions of an HTTP listener of the sidecar.
@@ -24,8 +25,8 @@ type HTTPOptions struct {
 	Fallback *api.Route
 	// Token must be in the dapr-api-token header of requests; empty means none.
 	Token string
-	// Baggage checks and echoes the baggage header.
-	Baggage bool
+	// Tracer makes the spans of requests; unless it is nil, the baggage header is checked and echoed.
+	Tracer *tracing.Tracer
 	// AllowedOrigins is the --allowed-origins value; empty means no CORS handling.
 	AllowedOrigins string
 	// MaxBodyBytes bounds request bodies; 0 or less means no limit.
@@ -34,6 +35,8 @@ type HTTPOptions struct {
 	MaxHeaderBytes int
 	// H2C accepts HTTP/2 in clear text too.
 	H2C bool
+	// Pipeline stands around the requests that have passed the checks above; nil is none.
+	Pipeline Pipeline
 	// APILog writes a line per request; nil writes none.
 	APILog  *APILog
 	Metrics *metrics.Metrics
@@ -189,7 +192,7 @@ type exchange interface {
 }
 
 // handle serves one request: the rules that all routes share, in the order of the Dapr API (HTTP server: middleware order).
-func (s *HTTP) handle(x exchange) {
+func (s *HTTP) handle(x served) {
 	if x.BadPath() {
 		x.SetHeader("Connection", "close")
 		text(x, http.StatusBadRequest, "400 Bad Request")
@@ -198,6 +201,7 @@ func (s *HTTP) handle(x exchange) {
 	start := time.Now()
 	call := &api.Call{Exchange: x}
 	var counted, logged bool
+	var span *tracing.Span
 	x.AtEnd(func() {
 		took := time.Since(start)
 		if counted && s.options.Metrics != nil {
@@ -206,9 +210,15 @@ func (s *HTTP) handle(x exchange) {
 		if logged {
 			s.options.APILog.http(call, x.Status(), x.Size(), took)
 		}
+		endSpan(x, span)
 	})
-	if s.options.Baggage && baggage(x) {
-		return
+	if s.options.Tracer.On() {
+		if baggage(x) {
+			return
+		}
+		if span = s.begin(x); span.Valid() {
+			defer replySpan(x, span)
+		}
 	}
 	counted = true
 	if s.cors != nil && s.cors.handle(x) {
@@ -219,9 +229,21 @@ func (s *HTTP) handle(x exchange) {
 		text(x, http.StatusUnauthorized, "invalid api token\n")
 		return
 	}
+	if s.options.Pipeline != nil && s.options.Pipeline.Active() {
+		s.throughPipeline(x, func(x exchange) {
+			call.Exchange, logged = x, s.options.APILog != nil
+			s.route(x, call)
+		})
+		return
+	}
+	logged = s.options.APILog != nil
+	s.route(x, call)
+}
+
+// route finds the route of a request and has it served.
+func (s *HTTP) route(x exchange, call *api.Call) {
 	m := s.router.find(x.Method(), cleanPath(x.RawPath()))
 	call.Route = m.route
-	logged = s.options.APILog != nil
 	switch {
 	case m.route != nil:
 		if !m.bind(call) {
@@ -240,6 +262,11 @@ func (s *HTTP) handle(x exchange) {
 		x.SetHeader("X-Content-Type-Options", "nosniff")
 		text(x, http.StatusNotFound, "404 page not found\n")
 		return
+	}
+	if s.options.Tracer.Spans() {
+		if span := tracing.FromContext(x.Context()); span.Recording() {
+			describe(span, call)
+		}
 	}
 	if err := call.Route.Handler(call); err != nil {
 		s.fail(x, err)

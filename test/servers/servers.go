@@ -53,9 +53,12 @@ const (
 	kindS3
 	kindSFTP
 	kindSMTP
+	kindZipkin
+	kindOTel
+	kindConsul
 
 	anyRedis = kindRedis | kindRedisCluster | kindRedisSentinel
-	anyKind  = anyRedis | kindPostgres | kindMariaDB | kindRabbitMQ | kindMosquitto | kindKafka | kindNATS | kindS3 | kindSFTP | kindSMTP
+	anyKind  = anyRedis | kindPostgres | kindMariaDB | kindRabbitMQ | kindMosquitto | kindKafka | kindNATS | kindS3 | kindSFTP | kindSMTP | kindZipkin | kindOTel | kindConsul
 )
 
 // String is the kind's name in directories and messages.
@@ -85,6 +88,12 @@ func (k kind) String() string {
 		return "sftp"
 	case kindSMTP:
 		return "smtp"
+	case kindZipkin:
+		return "zipkin"
+	case kindOTel:
+		return "otel"
+	case kindConsul:
+		return "consul"
 	}
 	return "kind " + strconv.Itoa(int(k))
 }
@@ -138,7 +147,7 @@ func Password(password string) Option {
 // TLS makes Redis, Mosquitto or RabbitMQ serve TLS only, and the mail server offer
 // it, with certificates of a CA made for the occasion (see [RedisServer.TLS]). Clients need no certificate.
 func TLS() Option {
-	return Option{"TLS", anyRedis | kindMosquitto | kindRabbitMQ | kindNATS | kindS3 | kindSMTP, func(o *options) { o.tls = true }}
+	return Option{"TLS", anyRedis | kindMosquitto | kindRabbitMQ | kindNATS | kindS3 | kindSMTP | kindOTel, func(o *options) { o.tls = true }}
 }
 
 // MutualTLS is [TLS] with clients that must present a certificate of the same CA.
