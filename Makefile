@@ -4,12 +4,13 @@ VERSION ?= edge
 COMMIT  ?= $(shell git rev-parse HEAD 2>/dev/null)
 LDFLAGS := -s -w -X main.version=$(VERSION) -X main.commit=$(COMMIT)
 GO      ?= go
-BUILD   := CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)'
+TAGS    ?=
+BUILD   := CGO_ENABLED=0 $(GO) build -trimpath -tags '$(TAGS)' -ldflags '$(LDFLAGS)'
 
 .PHONY: build demo test race bench lint generate fuzz clean
 
-build: ## bin/daprd and bin/dapr
-	$(BUILD) -o bin/ ./cmd/daprd ./cmd/dapr
+build: ## bin/daprd, bin/dapr and bin/sentry; TAGS=stablecomponents leaves out heavy alpha components
+	$(BUILD) -o bin/ ./cmd/daprd ./cmd/dapr ./cmd/sentry
 
 demo: build ## three apps behind three sidecars: invocation, state, events, secrets; leaves nothing running that it started
 	@bin/dapr local status >/dev/null 2>&1; before=$$?; \
@@ -19,6 +20,11 @@ demo: build ## three apps behind three sidecars: invocation, state, events, secr
 test: ## every test; installs the servers and SDKs that it needs
 	test/setup/install.sh
 	test/setup/kafka.sh
+	test/setup/zipkin.sh
+	test/setup/collector.sh
+	test/setup/consul.sh
+	test/setup/zipkin.sh
+	test/setup/collector.sh
 	$(GO) test -timeout 20m -parallel 8 ./...
 
 race: ## the unit tests under the race detector

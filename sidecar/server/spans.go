@@ -88,14 +88,15 @@ func endSpan(x exchange, span *tracing.Span) {
 }
 
 // describe sets the attributes of a request's span that follow from its route; invocation has its own. The first parameter of
-// these routes is the component's name.
+// these routes is the component's name, the second one a topic.
 func describe(span *tracing.Span, call *api.Call) {
 	_, block, _ := strings.Cut(call.Route.Group, "/")
-	switch block {
-	case "state", "secrets", "bindings":
-		database(span, block, call.Parameter(call.Route.Parameters()[0]), call.Method()+" "+call.Path())
-	case "publish":
-		messaging(span, call.Parameter(call.Route.Parameters()[1]))
+	parameters := call.Route.Parameters()
+	switch {
+	case len(parameters) > 0 && (block == "state" || block == "secrets" || block == "bindings"):
+		database(span, block, call.Parameter(parameters[0]), call.Method()+" "+call.Path())
+	case len(parameters) > 1 && block == "publish":
+		messaging(span, call.Parameter(parameters[1]))
 	}
 }
 

@@ -43,6 +43,8 @@ type bed struct {
 	app      *process
 	appAddr  string     // of the app, when there is one
 	sidecars []*sidecar // the first one is where the load goes
+	// authority ends the certificate authority of sidecars that use mTLS.
+	authority func()
 }
 
 func (b *bed) entry() *sidecar { return b.sidecars[0] }
@@ -53,6 +55,9 @@ func (b *bed) stop() {
 	}
 	if b.app != nil {
 		b.app.kill()
+	}
+	if b.authority != nil {
+		b.authority()
 	}
 }
 
@@ -150,8 +155,27 @@ func startPair(b *bench, t target, _ string) (*bed, error) {
 	if err != nil {
 		return nil, err
 	}
+	return bed, b.pair(bed)
+}
+
+// startSecuredPair is the same with mTLS between the two, by a Sentry of ours.
+func startSecuredPair(b *bench, t target, _ string) (*bed, error) {
+	bed, err := b.newBed(t)
+	if err != nil {
+		return nil, err
+	}
+	address, anchors, err := b.startAuthority(bed)
+	if err != nil {
+		return bed, err
+	}
+	bed.target.env = append(bed.target.env[:len(bed.target.env):len(bed.target.env)], "DAPR_TRUST_ANCHORS="+anchors)
+	return bed, b.pair(bed, "--enable-mtls", "--sentry-address", address)
+}
+
+// pair starts two sidecars and the app.
+func (b *bench) pair(bed *bed, more ...string) error {
 	config := filepath.Join(bed.dir, "config.yaml")
-	err = write(`apiVersion: dapr.io/v1alpha1
+	err := write(`apiVersion: dapr.io/v1alpha1
 kind: Configuration
 metadata:
   name: bench
@@ -162,26 +186,26 @@ spec:
     configuration:
       connectionString: `+quote(filepath.Join(bed.dir, "nr.db"))+"\n", config)
 	if err != nil {
-		return bed, err
+		return err
 	}
 	port, err := b.startApp(bed)
 	if err != nil {
-		return bed, err
+		return err
 	}
-	if _, err := b.spawn(bed, "caller", callerID, 0, "--config", config); err != nil {
-		return bed, err
+	if _, err := b.spawn(bed, "caller", callerID, 0, append([]string{"--config", config}, more...)...); err != nil {
+		return err
 	}
-	if _, err := b.spawn(bed, "callee", calleeID, port, "--config", config); err != nil {
-		return bed, err
+	if _, err := b.spawn(bed, "callee", calleeID, port, append([]string{"--config", config}, more...)...); err != nil {
+		return err
 	}
 	for _, s := range bed.sidecars {
 		if err := s.healthy(b.ctx, 5*time.Millisecond); err != nil {
-			return bed, err
+			return err
 		}
 	}
 	// The first call may find that the other one has not registered itself yet.
 	err = bed.sidecars[0].await(b.ctx, bed.entry().httpAddr(), "/v1.0/invoke/"+calleeID+"/method/echo", 200, 20*time.Millisecond)
-	return bed, err
+	return err
 }
 
 // startStore is one sidecar with a state store "store" that holds all keys.

@@ -65,6 +65,12 @@ func groups() []group {
 			invoke("get", 1, budget{P50: 350}),
 			invoke("post", 1, budget{P50: 350}),
 		}},
+		{name: "invoke-mtls", start: startSecuredPair, figures: []figure{
+			invoke("get", saturation, budget{}).as("invoke-mtls"),
+			invoke("post", saturation, budget{}).as("invoke-mtls"),
+			invoke("get", 4, budget{}).as("invoke-mtls"),
+			invoke("get", 1, budget{}).as("invoke-mtls"),
+		}},
 		stateGroup("in-memory", "", budget{CPU: 15}, budget{CPU: 20}),
 		stateGroup("redis", "redis", budget{CPU: 30, Rate: 30000}, budget{CPU: 35, Rate: 30000}),
 		stateGroup("sqlite", "", budget{CPU: 45, Rate: 25000}, budget{CPU: 90, Rate: 10000}),
@@ -123,6 +129,13 @@ func invoke(method string, connections int, want budget) figure {
 			Requests: [][]byte{request(strings.ToUpper(method), "/v1.0/invoke/"+calleeID+"/method/echo", "application/octet-stream", body)},
 		}
 	}}
+}
+
+// as is the figure under another group's name.
+func (f figure) as(group string) figure {
+	_, rest, _ := strings.Cut(f.name, "/")
+	f.name = group + "/" + rest
+	return f
 }
 
 func stateGroup(store, server string, get, set budget) group {
