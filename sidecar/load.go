@@ -47,6 +47,7 @@ type loader struct {
 
 	mu     sync.Mutex
 	loaded []*loaded
+	closed bool // nothing is put into service any more
 	// refused are versions of components that were found not to work, or not to be for this version, by name.
 	refused map[string]*resource.Component
 }
@@ -128,11 +129,14 @@ func (l *loader) open(ctx context.Context, order int, c *resource.Component) (mi
 		l.log.Warn(fmt.Sprintf("Component %s references a secret store that isn't loaded: %s", c.Metadata.Name, waiting.Store))
 		return waiting.Store, nil
 	}
-	if err == nil {
+	if err == nil || errors.Is(err, errClosing) {
 		return "", nil
 	}
 	l.log.Error(fmt.Sprintf("Failed to init component %s: %s", c.LogName(), err), "component", c.LogName(), "file", c.Origin.String())
-	l.metrics.Components().InitFailed(c.Spec.Type, "init", c.Metadata.Name)
+	if failure, ok := errors.AsType[*componentError](err); ok && failure.kind == createFailure {
+		l.metrics.Components().InitFailed(c.Spec.Type, metrics.ReasonCreation, c.Metadata.Name)
+	}
+	l.metrics.Components().InitFailed(c.Spec.Type, metrics.ReasonInit, c.Metadata.Name)
 	if c.Spec.IgnoreErrors {
 		l.log.Error(fmt.Sprintf("Ignoring error processing component: %s", err), "component", c.LogName())
 		return "", nil
@@ -163,7 +167,7 @@ func (l *loader) tryOpen(ctx context.Context, order int, c *resource.Component) 
 		if ctx.Err() != nil {
 			err = errors.Join(err, fmt.Errorf("init timeout for component %s", c.LogName()))
 		}
-		return initFailure("INIT_COMPONENT_FAILURE", c, err)
+		return initFailure(initFailed, c, err)
 	}
 	return l.add(ctx, order, c, opened{instance: instance, properties: p.properties, items: p.items, namespaced: p.namespaced})
 }
@@ -187,8 +191,26 @@ type opened struct {
 	namespaced bool
 }
 
+// componentError is why a component could not be put into service.
+type componentError struct {
+	kind, component string
+	err             error
+}
+
+// Kinds of failures of components, as messages have them.
+const (
+	initFailed    = "INIT_COMPONENT_FAILURE"
+	createFailure = "CREATE_COMPONENT_FAILURE"
+)
+
+func (e *componentError) Error() string {
+	return "[" + e.kind + "]: initialization error occurred for " + e.component + ": " + e.err.Error()
+}
+
+func (e *componentError) Unwrap() error { return e.err }
+
 func initFailure(kind string, c *resource.Component, err error) error {
-	return fmt.Errorf("[%s]: initialization error occurred for %s: %w", kind, c.LogName(), err)
+	return &componentError{kind, c.LogName(), err}
 }
 
 // add puts an opened component into service.
@@ -203,10 +225,10 @@ func (l *loader) add(ctx context.Context, order int, c *resource.Component, o op
 			}
 		}
 		if err := l.state.Add(state.Component{Name: c.Metadata.Name, Store: instance, Properties: o.properties, SecretNames: names}); err != nil {
-			return initFailure("CREATE_COMPONENT_FAILURE", c, errors.Join(err, instance.Close()))
+			return initFailure(createFailure, c, errors.Join(err, instance.Close()))
 		}
 		if err := l.outbox.Add(c.Metadata.Name, instance, o.properties); err != nil {
-			return initFailure("CREATE_COMPONENT_FAILURE", c, errors.Join(err, l.state.Remove(ctx, c.Metadata.Name), instance.Close()))
+			return initFailure(createFailure, c, errors.Join(err, l.state.Remove(ctx, c.Metadata.Name), instance.Close()))
 		}
 		entry.capabilities = statestores.Capabilities(instance)
 		entry.close = func(ctx context.Context) error {
@@ -214,7 +236,7 @@ func (l *loader) add(ctx context.Context, order int, c *resource.Component, o op
 		}
 	case secretstores.Store:
 		if err := l.secrets.Add(c.Metadata.Name, instance); err != nil {
-			return initFailure("CREATE_COMPONENT_FAILURE", c, errors.Join(err, instance.Close()))
+			return initFailure(createFailure, c, errors.Join(err, instance.Close()))
 		}
 		entry.capabilities = secretstores.Capabilities(instance)
 		entry.close = func(ctx context.Context) error {
@@ -222,32 +244,36 @@ func (l *loader) add(ctx context.Context, order int, c *resource.Component, o op
 		}
 	case brokers.Broker:
 		if err := l.pubsub.Add(pubsub.Component{Name: c.Metadata.Name, Broker: instance, Properties: o.properties, Namespaced: o.namespaced}); err != nil {
-			return initFailure("CREATE_COMPONENT_FAILURE", c, errors.Join(err, instance.Close()))
+			return initFailure(createFailure, c, errors.Join(err, instance.Close()))
 		}
 		entry.capabilities = brokers.Capabilities(instance)
 		entry.close = func(ctx context.Context) error {
 			return errors.Join(l.pubsub.Remove(ctx, c.Metadata.Name), instance.Close())
 		}
-	case contracts.Binding:
+	case middleware.Middleware:
+		if err := l.middlewares.Add(c.Metadata.Name, c.Spec.Type, c.Spec.Version, instance); err != nil {
+			return initFailure(createFailure, c, errors.Join(err, instance.Close()))
+		}
+		entry.close = func(ctx context.Context) error {
+			return errors.Join(l.middlewares.Remove(ctx, c.Metadata.Name), instance.Close())
+		}
+	case contracts.Binding: // last: it asks for nothing but Close
 		binding := bindings.Component{Name: c.Metadata.Name, Type: c.Spec.Type, Binding: instance, Properties: o.properties}
 		if err := l.bindings.Add(binding); err != nil {
-			return initFailure("CREATE_COMPONENT_FAILURE", c, errors.Join(err, instance.Close()))
+			return initFailure(createFailure, c, errors.Join(err, instance.Close()))
 		}
 		entry.capabilities = binding.Capabilities()
 		entry.close = func(ctx context.Context) error {
 			return errors.Join(l.bindings.Remove(ctx, c.Metadata.Name), instance.Close())
 		}
-	case middleware.Middleware:
-		if err := l.middlewares.Add(c.Metadata.Name, c.Spec.Type, c.Spec.Version, instance); err != nil {
-			return initFailure("CREATE_COMPONENT_FAILURE", c, errors.Join(err, instance.Close()))
-		}
-		entry.close = func(ctx context.Context) error {
-			return errors.Join(l.middlewares.Remove(ctx, c.Metadata.Name), instance.Close())
-		}
 	default:
-		return initFailure("CREATE_COMPONENT_FAILURE", c, fmt.Errorf("components of type %s cannot be declared as resources", c.Spec.Type))
+		return initFailure(createFailure, c, fmt.Errorf("components of type %s cannot be declared as resources", c.Spec.Type))
 	}
 	l.mu.Lock()
+	if l.closed { // hot reload was at it when the end came
+		l.mu.Unlock()
+		return errors.Join(errClosing, entry.close(ctx))
+	}
 	at := len(l.loaded)
 	for at > 0 && l.loaded[at-1].order > order {
 		at--
@@ -259,6 +285,9 @@ func (l *loader) add(ctx context.Context, order int, c *resource.Component, o op
 	l.log.Info("Component loaded: "+c.LogName(), "component", c.LogName())
 	return nil
 }
+
+// errClosing says why a component that opened was not put into service.
+var errClosing = errors.New("the sidecar is being shut down")
 
 // report logs what is wrong with resources without stopping the sidecar.
 func (l *loader) report(problems []resource.Problem) { reportProblems(l.log, problems) }
@@ -273,7 +302,7 @@ func reportProblems(log *slog.Logger, problems []resource.Problem) {
 func (l *loader) close(ctx context.Context) error {
 	l.mu.Lock()
 	all := l.loaded
-	l.loaded = nil
+	l.loaded, l.closed = nil, true
 	l.mu.Unlock()
 	errs := make([]error, len(all))
 	var group sync.WaitGroup

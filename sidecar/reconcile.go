@@ -124,7 +124,7 @@ func (l *loader) promising(ctx context.Context, c *resource.Component) error {
 	if p == nil {
 		return nil
 	}
-	for _, f := range p.descriptor.CheckEach(p.properties) {
+	for _, f := range p.descriptor.Check(p.properties) {
 		if f.Fatal {
 			return errors.New(f.String())
 		}
@@ -170,11 +170,11 @@ func (l *loader) prepare(ctx context.Context, c *resource.Component) (*prepared,
 	}
 	items, namespaced, err := l.templates.Expand(resolved.Spec.Metadata)
 	if err != nil {
-		return nil, initFailure("INIT_COMPONENT_FAILURE", c, err)
+		return nil, initFailure(initFailed, c, err)
 	}
 	descriptor, err := l.types.Lookup(ctx, category, name, c.Spec.Version)
 	if err != nil {
-		return nil, initFailure("CREATE_COMPONENT_FAILURE", c, err)
+		return nil, initFailure(createFailure, c, err)
 	}
 	p := &prepared{category: category, descriptor: descriptor, properties: resource.Properties(items), items: items, namespaced: namespaced}
 	switch {

@@ -17,6 +17,9 @@ type APILog struct {
 	HTTP, GRPC *slog.Logger
 	// ObfuscateURLs writes the endpoint's name instead of the path.
 	ObfuscateURLs bool
+	// OmitActorIDs leaves the actor's ID out of the name of calls of actors (Dapr API, Configuration: spec.metrics.http
+	// increasedCardinality).
+	OmitActorIDs bool
 	// OmitHealthChecks leaves requests of the health endpoints out.
 	OmitHealthChecks bool
 	// InvokeTarget tells the app id that a request of the invocation endpoint goes to, "" if there is none.
@@ -46,6 +49,13 @@ func (l *APILog) obfuscated(call *api.Call) string {
 		if target := l.InvokeTarget(call); target != "" {
 			return "InvokeService/" + target
 		}
+	}
+	if call.Route.Name == "InvokeActor" {
+		name := "InvokeActor/" + call.Parameter("actorType")
+		if l.OmitActorIDs {
+			return name
+		}
+		return name + "." + call.Parameter("actorId")
 	}
 	return call.Route.Name
 }

@@ -28,10 +28,15 @@ type served interface {
 
 // begin starts the span of a request (Dapr API, tracing: spans). It is nil when there is nothing to pass on.
 func (s *HTTP) begin(x served) *tracing.Span {
-	if strings.Contains(x.RawPath(), "/healthz") {
+	parent := x.Header("Traceparent")
+	if len(parent) == 0 && !s.options.Tracer.Spans() || strings.Contains(x.RawPath(), "/healthz") {
 		return nil
 	}
-	span := s.options.Tracer.Start(tracing.FromHeader(x.Header("Traceparent"), x.Header("Tracestate")), tracing.Client, x.Path())
+	var came tracing.Context
+	if len(parent) > 0 {
+		came = tracing.FromHeader(parent, x.Header("Tracestate"))
+	}
+	span := s.options.Tracer.Start(came, tracing.Client, x.Path())
 	if span == nil {
 		return nil
 	}

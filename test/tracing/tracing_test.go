@@ -543,6 +543,37 @@ func TestModes(t *testing.T) {
 	}
 }
 
+// A collector that never answers neither slows calls nor makes the end of the sidecar an abrupt one.
+func TestCollectorHangs(t *testing.T) {
+	t.Setenv("OTEL_BSP_SCHEDULE_DELAY", "20")
+	l, err := net.Listen("tcp", "127.0.0.1:0") // which nobody accepts from
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	for _, exporter := range []string{
+		"zipkin: {endpointAddress: \"http://" + l.Addr().String() + "/api/v2/spans\"}",
+		"otel: {protocol: grpc, isSecure: false, endpointAddress: \"" + l.Addr().String() + "\"}",
+		"otel: {protocol: http, isSecure: false, endpointAddress: \"" + l.Addr().String() + "\"}",
+	} {
+		s := sidecartest.Start(t, sidecartest.Config("apiVersion: dapr.io/v1alpha1\nkind: Configuration\nmetadata: {name: c}\nspec: {tracing: {samplingRate: \"1\", "+exporter+"}}\n"),
+			sidecartest.With(func(o *sidecar.Options) { o.GracefulShutdown = 4 * time.Second }))
+		for range 100 {
+			start := time.Now()
+			if r := s.Get("/v1.0/metadata"); r.Status != 200 || time.Since(start) > 5*time.Second {
+				t.Fatalf("%s: %d after %s", exporter, r.Status, time.Since(start))
+			}
+		}
+		start := time.Now()
+		if err := s.Stop(); err != nil || time.Since(start) > 4*time.Second {
+			t.Errorf("%s: stopping took %s: %v", exporter, time.Since(start), err)
+		}
+		if !strings.Contains(s.Log.String(), "spans cannot be sent to ") {
+			t.Errorf("%s: the log says nothing of it:\n%s", exporter, s.Log)
+		}
+	}
+}
+
 // What the environment and a Configuration get wrong keeps the sidecar from starting, with the reason.
 func TestMistakes(t *testing.T) {
 	_, err := sidecartest.TryStart(t, sidecartest.Config("apiVersion: dapr.io/v1alpha1\nkind: Configuration\nmetadata: {name: c}\nspec: {tracing: {otel: {endpointAddress: \"c:1\", protocol: udp}}}\n"))

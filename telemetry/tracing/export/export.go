@@ -5,7 +5,6 @@ package export
 
 import (
 	"context"
-	"errors"
 	"log/slog"
 	"math/rand/v2"
 	"os"
@@ -125,20 +124,24 @@ func describe(s *settings) *resource.Resource {
 }
 
 const (
-	// closeTime bounds Close: how long what is queued may take to go out.
-	closeTime = 5 * time.Second
+	// closeTime bounds Close: how long what is queued may take to go out. With less time left, it is half of that.
+	closeTime = 2 * time.Second
 	// lastTry is how long a destination that failed the last time is given for each batch while closing.
 	lastTry = 250 * time.Millisecond
 )
 
-// Close sends what is queued and ends everything; spans that end later are lost. It takes at most five seconds, less when ctx ends
-// before, and hardly any time when the destinations are known to be down. What could not be sent is an error, but not one of the
-// sidecar.
+// Close sends what is queued and ends everything; spans that end later are lost. It takes at most two seconds, at most half of the
+// time that ctx leaves, and hardly any when the destinations are known to be down: a collector that hangs does not make the end of
+// a sidecar an abrupt one. What could not be sent is no error; the log tells of it.
 func (p *Provider) Close(ctx context.Context) error {
 	if p == nil || p.sdk == nil {
 		return nil
 	}
-	ctx, cancel := context.WithTimeout(ctx, closeTime)
+	bound := closeTime
+	if end, bounded := ctx.Deadline(); bounded {
+		bound = min(bound, time.Until(end)/2)
+	}
+	ctx, cancel := context.WithTimeout(ctx, bound)
 	defer cancel()
 	p.once.Do(func() {
 		for _, k := range p.sinks {
@@ -161,5 +164,5 @@ func (p *Provider) Close(ctx context.Context) error {
 	for _, k := range p.sinks {
 		k.cancel()
 	}
-	return errors.Join(p.err, ctx.Err())
+	return p.err
 }

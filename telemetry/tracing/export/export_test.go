@@ -49,11 +49,11 @@ func TestResolve(t *testing.T) {
 		"configured": {
 			config: resource.Tracing{SamplingRate: "0.5", Stdout: true, Zipkin: resource.Zipkin{EndpointAddress: "http://z/api"}, OTel: resource.OTel{
 				Protocol: "http", EndpointAddress: "c:4318", IsSecure: ptr(false), Timeout: resource.Duration(time.Second),
-				Headers: resource.OTelHeaders{{Name: "a", Value: resource.TextValue("b=c")}},
+				Headers: resource.OTelHeaders{{Name: "a", Value: resource.TextValue("b=c")}, {Name: "key", EnvRef: "KEY"}},
 			}},
-			env: env(generic+"ENDPOINT", "other:1", generic+"HEADERS", "x", generic+"TIMEOUT", "x"),
+			env: env("KEY", "secret", generic+"ENDPOINT", "other:1", generic+"HEADERS", "x", generic+"TIMEOUT", "x"),
 			want: settings{
-				rateText: "0.5", stdout: true, zipkin: "http://z/api", protocol: "http", endpoint: "c:4318", headers: map[string]string{"a": "b=c"},
+				rateText: "0.5", stdout: true, zipkin: "http://z/api", protocol: "http", endpoint: "c:4318", headers: map[string]string{"a": "b=c", "key": "secret"},
 				timeout: time.Second, service: "app",
 			},
 		},

@@ -72,7 +72,11 @@ func resolve(c resource.Tracing, appID string, env environment) (*settings, erro
 		if s.headers == nil {
 			s.headers = map[string]string{}
 		}
-		s.headers[h.Name] = h.Value.String()
+		value := h.Value.String()
+		if !h.Value.IsSet() && h.EnvRef != "" {
+			value, _ = env(h.EnvRef)
+		}
+		s.headers[h.Name] = value
 	}
 	if s.endpoint == "" {
 		if err := s.fromEnvironment(env); err != nil {

@@ -71,13 +71,13 @@ func newZipkinSpan(s sdktrace.ReadOnlySpan) zipkinSpan {
 	}
 	for it := s.Resource().Iter(); it.Next(); {
 		if kv := it.Attribute(); kv.Key == "service.name" {
-			z.Local = &zipkinEndpoint{kv.Value.Emit()}
+			z.Local = &zipkinEndpoint{kv.Value.String()}
 		} else {
-			z.Tags[string(kv.Key)] = kv.Value.Emit()
+			z.Tags[string(kv.Key)] = kv.Value.String()
 		}
 	}
 	for _, kv := range s.Attributes() {
-		z.Tags[string(kv.Key)] = kv.Value.Emit()
+		z.Tags[string(kv.Key)] = kv.Value.String()
 	}
 	if z.Kind == "CLIENT" || z.Kind == "PRODUCER" {
 		for _, name := range remoteNames {
