@@ -132,6 +132,12 @@ func TestWatch(t *testing.T) {
 		t.Fatal(err)
 	}
 	notice("a removal")
+	write(t, other, "unrelated.yaml", "a: 1")
+	select {
+	case <-w.C:
+		t.Error("a file that is not watched is noticed")
+	case <-time.After(50 * time.Millisecond): // it would have come by then
+	}
 	write(t, other, "new", "a: 2")
 	if err := os.Rename(filepath.Join(other, "new"), filepath.Join(other, "config.yaml")); err != nil {
 		t.Fatal(err)

@@ -4,7 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"path/filepath"
+	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -36,11 +39,13 @@ type Watcher struct {
 	// C has a value after changes and, at every interval, without any.
 	C <-chan struct{}
 
-	out    chan struct{}
-	dirs   []string
-	events *fsnotify.Watcher
-	stop   context.CancelFunc
-	done   sync.WaitGroup
+	out  chan struct{}
+	dirs []string
+	// whole are the directories of which every file counts, files the single files.
+	whole, files map[string]bool
+	events       *fsnotify.Watcher
+	stop         context.CancelFunc
+	done         sync.WaitGroup
 }
 
 // Watch begins to look at files. The error names a directory that cannot be watched (Dapr API, hot reload).
@@ -55,21 +60,18 @@ func Watch(o WatchOptions) (*Watcher, error) {
 	if err != nil {
 		return nil, fmt.Errorf("failed to create watcher: %w; raise the limit of inotify instances (fs.inotify.max_user_instances), or switch the feature HotReload off", err)
 	}
-	w := &Watcher{out: make(chan struct{}, 1), events: events}
+	w := &Watcher{out: make(chan struct{}, 1), events: events, whole: map[string]bool{}, files: map[string]bool{}}
 	w.C = w.out
-	seen := map[string]bool{}
+	watched := map[string]bool{}
 	for _, dir := range o.Dirs {
-		if !seen[dir] {
-			seen[dir] = true
-			w.dirs = append(w.dirs, dir)
-		}
+		w.whole[filepath.Clean(dir)] = true
+		watched[filepath.Clean(dir)] = true
 	}
 	for _, file := range o.Files {
-		if dir := filepath.Dir(file); !seen[dir] {
-			seen[dir] = true
-			w.dirs = append(w.dirs, dir)
-		}
+		w.files[filepath.Clean(file)] = true
+		watched[filepath.Dir(file)] = true
 	}
+	w.dirs = slices.Sorted(maps.Keys(watched))
 	for _, dir := range w.dirs {
 		if err := events.Add(dir); err != nil {
 			return nil, errors.Join(fmt.Errorf("failed to create watcher: failed to add target %s: %w", dir, err), events.Close())
@@ -96,7 +98,10 @@ func (w *Watcher) run(ctx context.Context, o WatchOptions) {
 		select {
 		case <-ctx.Done():
 			return
-		case _, ok := <-w.events.Events:
+		case e, ok := <-w.events.Events:
+			if ok && !w.counts(e.Name) {
+				continue
+			}
 			if !ok || !w.quiet(ctx) {
 				return
 			}
@@ -114,6 +119,12 @@ func (w *Watcher) run(ctx context.Context, o WatchOptions) {
 		default:
 		}
 	}
+}
+
+// counts reports whether a file is one of those that are watched, or a link by which Kubernetes replaces a whole volume.
+func (w *Watcher) counts(name string) bool {
+	name = filepath.Clean(name)
+	return w.whole[filepath.Dir(name)] || w.files[name] || strings.HasPrefix(filepath.Base(name), "..")
 }
 
 // quiet waits until files are not being written any more, and reports whether to go on. It is about what happens on a disk, so

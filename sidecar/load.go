@@ -48,8 +48,10 @@ type loader struct {
 	mu     sync.Mutex
 	loaded []*loaded
 	closed bool // nothing is put into service any more
-	// refused are versions of components that were found not to work, or not to be for this version, by name.
+	// refused are versions of components that were found not to work, or not to be for this version, by name; failed those that
+	// could not be opened, which are tried again after a while.
 	refused map[string]*resource.Component
+	failed  map[string]failure
 }
 
 // loaded is a component in service, in the order of the resources.
@@ -132,6 +134,7 @@ func (l *loader) open(ctx context.Context, order int, c *resource.Component) (mi
 	if err == nil || errors.Is(err, errClosing) {
 		return "", nil
 	}
+	l.fail(c)
 	l.log.Error(fmt.Sprintf("Failed to init component %s: %s", c.LogName(), err), "component", c.LogName(), "file", c.Origin.String())
 	if failure, ok := errors.AsType[*componentError](err); ok && failure.kind == createFailure {
 		l.metrics.Components().InitFailed(c.Spec.Type, metrics.ReasonCreation, c.Metadata.Name)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"time"
 
 	"outrigger.dev/components"
 	"outrigger.dev/resource"
@@ -40,7 +41,7 @@ func (l *loader) reconcile(ctx context.Context, wanted []*resource.Component) {
 	inService := l.list()
 	var missing []*resource.Component
 	for _, c := range wanted {
-		if !l.isRefused(c) && !slices.ContainsFunc(inService, func(s *loaded) bool { return s.name == c.Metadata.Name }) {
+		if !l.isRefused(c) && !l.hasFailed(c) && !slices.ContainsFunc(inService, func(s *loaded) bool { return s.name == c.Metadata.Name }) {
 			missing = append(missing, c)
 		}
 	}
@@ -59,6 +60,32 @@ func (l *loader) refuse(c *resource.Component) {
 		l.refused = map[string]*resource.Component{}
 	}
 	l.refused[c.Metadata.Name] = c
+}
+
+// retryFailed is how long a component that could not be opened is left alone, unless its resource changes.
+const retryFailed = 30 * time.Second
+
+// failure is a version of a component that could not be opened, and when.
+type failure struct {
+	resource *resource.Component
+	at       time.Time
+}
+
+func (l *loader) fail(c *resource.Component) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.failed == nil {
+		l.failed = map[string]failure{}
+	}
+	l.failed[c.Metadata.Name] = failure{c, l.options.Clock.Now()}
+}
+
+// hasFailed reports whether this version could not be opened a moment ago.
+func (l *loader) hasFailed(c *resource.Component) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	f, ok := l.failed[c.Metadata.Name]
+	return ok && resource.Same(f.resource, c) && l.options.Clock.Since(f.at) < retryFailed
 }
 
 func (l *loader) isRefused(c *resource.Component) bool {
