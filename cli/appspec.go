@@ -11,6 +11,7 @@ import (
 	"strconv"
 	"strings"
 
+	"outrigger.dev/local"
 	"outrigger.dev/resource"
 	"outrigger.dev/sidecar/daprd"
 )
@@ -37,6 +38,8 @@ type appSpec struct {
 	runtimeDir string
 	// broker is the component that points at the local broker, nil without one. check finds it.
 	broker *brokerComponent
+	// sentry is the local certificate authority, nil when mTLS is off or somebody else's is used.
+	sentry *local.Sentry
 }
 
 // The ports of the control plane on this machine (Dapr CLI, run).
@@ -110,13 +113,16 @@ func (a *appSpec) path(p string) string {
 	return filepath.Join(a.dir, p)
 }
 
-// mtls tells whether the configuration asks for mTLS. An unreadable one is left to the sidecar to complain about.
-func (a *appSpec) mtls() bool {
+// mtls is what the configuration says of mTLS when it asks for it, else nil. An unreadable one is left to the sidecar to complain about.
+func (a *appSpec) mtls() *resource.MTLS {
 	if a.config == "" {
-		return false
+		return nil
 	}
 	config, _, err := resource.LoadConfiguration([]string{a.path(a.config)}, os.LookupEnv)
-	return err == nil && config.Spec.MTLS.Enabled
+	if err != nil || !config.Spec.MTLS.Enabled {
+		return nil
+	}
+	return &config.Spec.MTLS
 }
 
 // args are the arguments of the sidecar (Dapr CLI, run: flags).
@@ -170,8 +176,11 @@ func (a *appSpec) args() []string {
 	toggle("--enable-api-logging", a.enableAPILogging)
 	toggle("--enable-app-health-check", a.enableAppHealthCheck)
 	toggle("--log-as-json", a.logAsJSON)
-	if a.mtls() {
-		args = append(args, "--enable-mtls", "--sentry-address", "localhost:50001")
+	switch {
+	case a.sentry != nil:
+		args = append(args, "--enable-mtls", "--sentry-address", a.sentry.Address())
+	case a.mtls() != nil:
+		args = append(args, "--enable-mtls", "--sentry-address", ownSentryAddress)
 	}
 	return args
 }
@@ -181,6 +190,9 @@ func (a *appSpec) sidecarEnv(more ...string) []string {
 	env := os.Environ()
 	if _, given := os.LookupEnv(daprd.DefaultResolverVariable); !given {
 		env = append(env, daprd.DefaultResolverVariable+"="+resolverFile(a.runtimeDir))
+	}
+	if a.sentry != nil {
+		env = append(env, trustOf(a.sentry)...)
 	}
 	return append(env, more...)
 }

@@ -90,7 +90,7 @@ func (c *command) root() *cobra.Command {
 	root.Flags().BoolVarP(&version, "version", "v", false, "Print the versions of the command and of the sidecar")
 	root.PersistentFlags().BoolVar(&c.logAsJSON, "log-as-json", false, "Print status lines as JSON objects")
 	root.PersistentFlags().StringVar(&c.runtimePath, "runtime-path", "", "The directory that holds .dapr (default: DAPR_RUNTIME_PATH, or the home directory)")
-	root.AddCommand(c.runCommand(), c.stopCommand(), c.listCommand(), c.invokeCommand(), c.publishCommand(), c.componentsCommand(), c.localCommand(), c.versionCommand(), c.buildInfoCommand())
+	root.AddCommand(c.runCommand(), c.stopCommand(), c.listCommand(), c.invokeCommand(), c.publishCommand(), c.componentsCommand(), c.localCommand(), c.mtlsCommand(), c.versionCommand(), c.buildInfoCommand())
 	root.InitDefaultHelpCmd()
 	root.InitDefaultCompletionCmd()
 	return root

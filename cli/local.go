@@ -26,9 +26,10 @@ func (c *command) localCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "local",
 		Short: "Start, stop and inspect the local services",
-		Long: `The local services are a background process with the default broker, NATS JetStream. It listens on 127.0.0.1 only and keeps
-messages under the runtime directory. dapr run starts it when a component points at it; it goes on after that, so that nothing
-published is lost, until dapr local stop or the end of the machine.`,
+		Long: `The local services are a background process with the default broker, NATS JetStream, and, once an app with mTLS was run,
+with Sentry, the certificate authority. It listens on 127.0.0.1 only and keeps messages under the runtime directory. dapr run
+starts it when a component points at the broker, or when the configuration enables mTLS and no trust anchors are given; it goes
+on after that, so that nothing published is lost and certificates are renewed, until dapr local stop or the end of the machine.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
@@ -108,6 +109,16 @@ type localStatus struct {
 	Log     string `json:"log"`
 	// Usage is missing when there is none, or it does not tell.
 	Usage *local.Usage `json:"usage,omitempty"`
+	// Sentry is missing when no app has wanted mTLS.
+	Sentry *localSentry `json:"sentry,omitempty"`
+}
+
+// localSentry is what status tells of the certificate authority.
+type localSentry struct {
+	Ready       bool   `json:"ready"`
+	Address     string `json:"address,omitempty"`
+	Credentials string `json:"credentials"`
+	Error       string `json:"error,omitempty"`
 }
 
 func (c *command) localStatusCommand() *cobra.Command {
@@ -163,6 +174,12 @@ func (c *command) localStatus(ctx context.Context) (*localStatus, error) {
 		status.NATSURL = p.NATSURL()
 		status.Started, status.Age = p.Started.Local().Format(createdLayout), age(time.Since(p.Started))
 	}
+	if s := p.Sentry; s != nil {
+		status.Sentry = &localSentry{Ready: s.Ready, Credentials: s.Request.Credentials, Error: s.Error}
+		if s.Port != 0 {
+			status.Sentry.Address = s.Address()
+		}
+	}
 	if p.Ready {
 		usage, err := local.Used(ctx, p)
 		if err != nil {
@@ -186,8 +203,21 @@ func (c *command) localTable(s *localStatus) {
 	if s.Usage != nil {
 		streams, held = strconv.Itoa(s.Usage.Streams), fmt.Sprintf("%.1f MiB", float64(s.Usage.Bytes)/(1<<20))
 	}
-	writeTable(c.program.Stdout, []string{"STATE", "BROKER", "PID", "VERSION", "AGE", "STREAMS", "SIZE", "LOG"},
-		[][]string{{state, s.NATSURL, strconv.Itoa(s.PID), s.Version, s.Age, streams, held, s.Log}})
+	sentry := ""
+	switch {
+	case s.Sentry == nil:
+	case s.Sentry.Ready:
+		sentry = s.Sentry.Address
+	case s.Sentry.Error != "":
+		sentry = "failed"
+	default:
+		sentry = "starting"
+	}
+	writeTable(c.program.Stdout, []string{"STATE", "BROKER", "SENTRY", "PID", "VERSION", "AGE", "STREAMS", "SIZE", "LOG"},
+		[][]string{{state, s.NATSURL, sentry, strconv.Itoa(s.PID), s.Version, s.Age, streams, held, s.Log}})
+	if s.Sentry != nil && s.Sentry.Error != "" {
+		c.print.warning("The local Sentry does not run: %s; `dapr mtls check` examines its credentials in %s", s.Sentry.Error, s.Sentry.Credentials)
+	}
 	if s.Version != c.program.Version {
 		c.print.info("They were started by version %s of this command (this is %s); `dapr local stop` and `dapr local start` put the new one in place", s.Version, c.program.Version)
 	}
@@ -225,12 +255,21 @@ func (c *command) localServeCommand() *cobra.Command {
 
 // ensureLocal has the local services of a runtime directory run.
 func (c *command) ensureLocal(ctx context.Context, runtimeDir string, port int) (*local.Process, bool, error) {
+	launch, err := localLaunch(runtimeDir, port)
+	if err != nil {
+		return nil, false, err
+	}
+	return local.Ensure(ctx, launch)
+}
+
+// localLaunch says how this program starts the local services.
+func localLaunch(runtimeDir string, port int) (local.Launch, error) {
 	self, err := os.Executable()
 	if err != nil {
-		return nil, false, fmt.Errorf("the local services cannot be started, since this program does not find itself: %w", err)
+		return local.Launch{}, fmt.Errorf("the local services cannot be started, since this program does not find itself: %w", err)
 	}
-	return local.Ensure(ctx, local.Launch{
+	return local.Launch{
 		Dir: localDir(runtimeDir), Port: port,
 		Command: []string{self, "local", serveCommand, "--runtime-path", filepath.Dir(runtimeDir), "--port", strconv.Itoa(port)},
-	})
+	}, nil
 }

@@ -193,6 +193,12 @@ const patience = 30 * time.Second
 // dapr starts the command with a runtime directory of the test's own.
 func dapr(t *testing.T, home, app string, args ...string) *program {
 	t.Helper()
+	return daprWith(t, home, app, nil, args...)
+}
+
+// daprWith is dapr with more in its environment.
+func daprWith(t *testing.T, home, app string, env []string, args ...string) *program {
+	t.Helper()
 	dir, err := binDir()
 	built.Store(true)
 	if err != nil {
@@ -200,6 +206,7 @@ func dapr(t *testing.T, home, app string, args ...string) *program {
 	}
 	p := &program{Cmd: exec.Command(filepath.Join(dir, binaryName("dapr")), args...), t: t, done: make(chan struct{})}
 	p.Env = append(os.Environ(), "DAPR_RUNTIME_PATH="+home, "DAPR_HOST_IP=127.0.0.1")
+	p.Env = append(p.Env, env...)
 	if app != "" {
 		p.Env = append(p.Env, appVariable+"="+app)
 	}

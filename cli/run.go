@@ -143,7 +143,10 @@ func (c *command) prepare(ctx context.Context, f *runFlags) (daprd string, err e
 	if err = a.choosePorts(running); err != nil {
 		return "", err
 	}
-	return daprd, c.startBroker(ctx, a)
+	if err = c.startBroker(ctx, a); err != nil {
+		return "", err
+	}
+	return daprd, c.startSentry(ctx, a)
 }
 
 // runOne runs one app with its sidecar until either ends or a signal comes (Dapr CLI, run: lifecycle).

@@ -104,7 +104,11 @@ func (m *supervisor) start(a *plannedApp) error {
 	if err != nil {
 		return invalid(err)
 	}
-	if err := m.startBroker(m.ctx, &a.appSpec); err != nil {
+	err = m.startBroker(m.ctx, &a.appSpec)
+	if err == nil {
+		err = m.startSentry(m.ctx, &a.appSpec)
+	}
+	if err != nil {
 		return fmt.Errorf("Error starting Dapr and app (%q): %w", a.appID, err)
 	}
 	logs, err := openLogs(a, m.program.Stdout, time.Now())

@@ -1,8 +1,8 @@
 // Package local is the self-hosted services of one machine in one background process, so that `dapr run` works where nothing is
-// installed: a NATS server with JetStream, which is the default broker. It listens on loopback only, and what it has
-// acknowledged is on disk.
+// installed: a NATS server with JetStream, which is the default broker, and, once an app with mTLS wanted it, Sentry, the certificate
+// authority. Both listen on loopback only, and what NATS has acknowledged is on disk.
 //
-// [Run] is the process. [Ensure] finds the one that runs or starts one; [Stop] ends it; [Find] and [Status] tell about it. All
+// [Run] is the process. [Ensure] and [EnsureSentry] find the one that runs or start one; [Stop] ends it; [Find] and [Status] tell about it. All
 // of them meet in a directory, of which there is one for each runtime directory: a lock that the process holds while it lives
 // says that there is one, so nothing stale is ever believed.
 package local
@@ -18,6 +18,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"sync"
 	"time"
 )
 
@@ -44,6 +45,8 @@ type Process struct {
 	Started time.Time `json:"started"`
 	// Ready is false while the services start.
 	Ready bool `json:"ready"`
+	// Sentry is nil as long as nobody wanted it.
+	Sentry *Sentry `json:"sentry,omitempty"`
 }
 
 // NATSURL is where NATS listens.
@@ -96,8 +99,11 @@ func Run(ctx context.Context, o Options) error {
 	if err != nil {
 		return err
 	}
-	p := Process{PID: os.Getpid(), Version: o.Version, Port: port, Started: time.Now().UTC().Truncate(time.Second)}
-	if err := writeJSON(processFile(o.Dir), p); err != nil {
+	told := &state{dir: o.Dir}
+	err = told.change(func(p *Process) {
+		*p = Process{PID: os.Getpid(), Version: o.Version, Port: port, Started: time.Now().UTC().Truncate(time.Second)}
+	})
+	if err != nil {
 		return err
 	}
 	if err := checkFree(port, o.Dir); err != nil {
@@ -108,10 +114,15 @@ func Run(ctx context.Context, o Options) error {
 		return err
 	}
 	defer broker.stop()
-	p.Ready = true
-	if err := writeJSON(processFile(o.Dir), p); err != nil {
+	keeper, err := startKeeper(ctx, o.Dir, told, o.Log)
+	if err != nil {
 		return err
 	}
+	defer keeper.stop()
+	if err := told.change(func(p *Process) { p.Ready = true }); err != nil {
+		return err
+	}
+	p := told.present()
 	o.Log.Info("the local services are ready", "nats", p.NATSURL(), "data", DataDir(o.Dir), "version", o.Version)
 	if o.Ready != nil {
 		o.Ready(p)
@@ -123,6 +134,27 @@ func Run(ctx context.Context, o Options) error {
 	case err := <-broker.failed:
 		return fmt.Errorf("NATS ended: %w", err)
 	}
+}
+
+// state is what the process tells about itself. It is safe for concurrent use.
+type state struct {
+	dir     string
+	mu      sync.Mutex
+	process Process
+}
+
+// change changes what is told.
+func (s *state) change(by func(*Process)) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	by(&s.process)
+	return writeJSON(processFile(s.dir), s.process)
+}
+
+func (s *state) present() Process {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.process
 }
 
 // Find describes the process of a directory, nil when there is none. Only what the process itself wrote since it has the lock is

@@ -11,16 +11,20 @@ import (
 	"time"
 )
 
-// Ports of NATS are taken from here: below the ports that systems take for outgoing connections, and away from 4222, where a
-// NATS server of the user's own may be.
+// Ports are taken from here: below the ports that systems take for outgoing connections, away from 4222, where a NATS server of
+// the user's own may be, and away from 50001, where sidecars have their gRPC API unless told otherwise, and a Sentry of the
+// user's own is.
 const (
 	firstPort = 22000
 	portCount = 1000
 )
 
-// ports is what is remembered, since the sidecars know the port from their component files.
+// ports is what is remembered: the sidecars know the port of NATS from their component files, and those that run know the port
+// of Sentry from their start.
 type ports struct {
 	NATS int `json:"nats"`
+	// Sentry is 0 as long as nobody wanted it.
+	Sentry int `json:"sentry,omitempty"`
 }
 
 // choiceLock guards choosing and remembering.
@@ -34,65 +38,107 @@ const choiceTimeout = 10 * time.Second
 func ReservePort(dir string) (int, error) { return reservePort(dir, 0) }
 
 func reservePort(dir string, wanted int) (int, error) {
+	var port int
+	err := changePorts(dir, func(p *ports) error {
+		switch {
+		case wanted == 0 && p.NATS != 0:
+		case wanted == 0:
+			chosen, err := choosePort(dir, p.Sentry)
+			if err != nil {
+				return err
+			}
+			p.NATS = chosen
+		case wanted < 1 || wanted > 65535:
+			return fmt.Errorf("the port %d is not between 1 and 65535", wanted)
+		default:
+			p.NATS = wanted
+		}
+		port = p.NATS
+		return nil
+	})
+	return port, err
+}
+
+// reserveSentryPort is the remembered port of Sentry, or a free one, which is remembered. Unlike that of NATS it is in no file of
+// the user's: when something else has taken it, there is another.
+func reserveSentryPort(dir string) (int, error) {
+	var port int
+	err := changePorts(dir, func(p *ports) error {
+		if p.Sentry == 0 || !isFree(p.Sentry) {
+			chosen, err := choosePort(dir, p.NATS)
+			if err != nil {
+				return err
+			}
+			p.Sentry = chosen
+		}
+		port = p.Sentry
+		return nil
+	})
+	return port, err
+}
+
+// changePorts changes what is remembered.
+func changePorts(dir string, change func(*ports) error) error {
 	if err := makeDir(dir); err != nil {
-		return 0, err
+		return err
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), choiceTimeout)
 	defer cancel()
 	lock, err := acquire(ctx, choiceLock(dir))
 	if errors.Is(err, errLocked) {
-		return 0, fmt.Errorf("another command has been choosing the port of the local broker for a long time: %w; end it", err)
+		return fmt.Errorf("another command has been choosing the ports of the local services for a long time: %w; end it", err)
 	}
 	if err != nil {
-		return 0, err
+		return err
 	}
 	defer lock.release()
-	remembered, err := rememberedPort(dir)
-	switch {
-	case err != nil:
-		return 0, err
-	case wanted == 0 && remembered != 0, wanted != 0 && wanted == remembered:
-		return remembered, nil
-	case wanted == 0:
-		if wanted, err = choosePort(dir); err != nil {
-			return 0, err
-		}
-	case wanted < 1 || wanted > 65535:
-		return 0, fmt.Errorf("the port %d is not between 1 and 65535", wanted)
+	remembered, err := rememberedPorts(dir)
+	if err != nil {
+		return err
 	}
-	return wanted, writeJSON(portsFile(dir), ports{NATS: wanted})
+	changed := remembered
+	if err := change(&changed); err != nil || changed == remembered {
+		return err
+	}
+	return writeJSON(portsFile(dir), changed)
 }
 
-// rememberedPort is 0 when none is.
-func rememberedPort(dir string) (int, error) {
+// rememberedPorts are 0 where none is.
+func rememberedPorts(dir string) (ports, error) {
 	var p ports
 	err := readJSON(portsFile(dir), &p)
 	if errors.Is(err, fs.ErrNotExist) {
-		return 0, nil
+		return ports{}, nil
 	}
-	return p.NATS, err
+	return p, err
 }
 
-func choosePort(dir string) (int, error) {
+// choosePort is a free port other than the one that is another service's.
+func choosePort(dir string, other int) (int, error) {
 	h := fnv.New32a()
 	_, _ = h.Write([]byte(dir))
 	first := int(h.Sum32() % portCount)
 	for i := range portCount {
 		port := firstPort + (first+i)%portCount
-		if l, err := net.Listen("tcp", loopback(port)); err == nil {
-			_ = l.Close()
+		if port != other && isFree(port) {
 			return port, nil
 		}
 	}
 	return 0, fmt.Errorf("no port between %d and %d is free on 127.0.0.1; end what holds them", firstPort, firstPort+portCount-1)
 }
 
+// isFree tells whether a port can be listened on.
+func isFree(port int) bool {
+	l, err := net.Listen("tcp", loopback(port))
+	return err == nil && l.Close() == nil
+}
+
 // Owns tells whether a port on loopback is that of NATS of the directory: the remembered one; with nothing remembered, any that
 // could have been.
 func Owns(dir string, port int) bool {
-	remembered, err := rememberedPort(dir)
-	if err == nil && remembered != 0 {
-		return port == remembered
+	remembered, err := rememberedPorts(dir)
+	if err == nil && remembered.NATS != 0 {
+		return port == remembered.NATS
 	}
 	return port >= firstPort && port < firstPort+portCount
 }

@@ -83,8 +83,8 @@ func (c *Configuration) merge(data []byte, origin Origin, d *decoder) (problems 
 		return nil, false, err
 	}
 	c.Origin = origin
-	// Neither is checked on load, but a file of another kind is surely a mistake.
-	if kind := rootText(root, "kind"); kind != KindConfiguration {
+	// Neither is checked on load, but a file of another kind is surely a mistake. The operator may leave the kind out.
+	if kind := rootText(root, "kind"); kind != KindConfiguration && (kind != "" || d.exactCase) {
 		d.warn(root.line, fmt.Sprintf("kind is %q; the file is read as a Configuration all the same", kind), "set kind: "+KindConfiguration)
 	}
 	for i := range d.problems {

@@ -83,6 +83,8 @@ type Options struct {
 	Kubernetes bool
 	// ControlPlaneAddress is the operator's, SentryAddress that of the certificate authority, both "host:port".
 	ControlPlaneAddress, SentryAddress string
+	// ControlPlaneTimeout bounds reaching the operator at start; 0 means 30 s.
+	ControlPlaneTimeout time.Duration
 	// ControlPlaneTrustDomain and ControlPlaneNamespace are those of the control plane's services; empty means what the
 	// environment says, and else localhost and default.
 	ControlPlaneTrustDomain, ControlPlaneNamespace string

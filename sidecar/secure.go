@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"os"
 	"strconv"
-	"strings"
 
 	"google.golang.org/grpc/credentials"
 
@@ -24,13 +23,15 @@ const operatorID = "dapr-operator"
 func (s *Sidecar) secure(ctx context.Context, down *teardown) error {
 	o := &s.options
 	log := logging.Scope(o.Log, logging.ScopeSecurity)
+	target := s.health.Target(health.SecurityProvider)
+	down.notice = append(down.notice, target.NotReady)
 	if !o.EnableMTLS {
 		log.Warn("mTLS is disabled. Skipping certificate request and tls validation")
 		if !o.Kubernetes {
+			target.Ready()
 			return nil
 		}
 	}
-	target := s.health.Target(health.SecurityProvider)
 	if err := workload.CheckUser(o.Kubernetes, os.Geteuid(), o.LookupEnv); err != nil {
 		return err
 	}
@@ -57,7 +58,6 @@ func (s *Sidecar) secure(ctx context.Context, down *teardown) error {
 		<-ended
 		return nil
 	})
-	down.notice = append(down.notice, target.NotReady)
 	if err := source.Wait(ctx); err != nil {
 		return fmt.Errorf("failed to retrieve the initial identity: %w", err)
 	}
@@ -89,16 +89,25 @@ func (s *Sidecar) openSource(ctx context.Context) error {
 		s.source = &files{options: o}
 		return nil
 	}
-	id := identity.ID{TrustDomain: s.controlPlane(o.ControlPlaneTrustDomain, workload.EnvControlPlaneTrustDomain, "localhost"),
-		Namespace: s.controlPlane(o.ControlPlaneNamespace, workload.EnvControlPlaneNamespace, "default"), AppID: operatorID}
+	id := identity.ID{
+		TrustDomain: s.controlPlane(o.ControlPlaneTrustDomain, workload.EnvControlPlaneTrustDomain, "localhost"),
+		Namespace:   s.controlPlane(o.ControlPlaneNamespace, workload.EnvControlPlaneNamespace, "default"), AppID: operatorID,
+	}
 	tls := identity.NewTLS(s.identity, o.Clock.Now).Client(identity.Exactly(id), mesh.ProtocolGRPC)
 	client, err := operator.Open(ctx, operator.Options{
-		Address: o.ControlPlaneAddress, Namespace: s.namespace(), Credentials: credentials.NewTLS(tls), Dial: o.Dial, Clock: o.Clock, Log: s.log,
+		Address: o.ControlPlaneAddress, Namespace: s.namespace(), Credentials: credentials.NewTLS(tls), Dial: o.Dial, ConnectTimeout: o.ControlPlaneTimeout, Clock: o.Clock, Log: s.log,
 	})
 	if err != nil {
 		return err
 	}
-	s.source = &cluster{client: client, name: strings.Join(o.ConfigPaths, "")}
+	from := &cluster{client: client, builtin: !o.DisableKubernetesSecrets}
+	if len(o.ConfigPaths) > 0 {
+		from.name = o.ConfigPaths[0]
+	}
+	if len(o.ConfigPaths) > 1 {
+		s.log.Warn(fmt.Sprintf("Multiple configurations are not supported in Kubernetes mode; only %q is used", from.name))
+	}
+	s.source = from
 	return nil
 }
 

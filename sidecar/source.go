@@ -2,6 +2,7 @@ package sidecar
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	"outrigger.dev/resource"
@@ -58,6 +59,8 @@ type cluster struct {
 	client *operator.Client
 	// name is that of the Configuration, "" for the default.
 	name string
+	// builtin adds the built-in secret store.
+	builtin bool
 }
 
 func (c *cluster) configuration(ctx context.Context) (*resource.Configuration, []resource.Problem, error) {
@@ -68,7 +71,24 @@ func (c *cluster) configuration(ctx context.Context) (*resource.Configuration, [
 }
 
 func (c *cluster) resources(ctx context.Context, opts resource.Options, previous *resource.Set) (*resource.Set, []resource.Problem, error) {
-	return c.client.Resources(ctx, opts, previous)
+	set, problems, err := c.client.Resources(ctx, opts, previous)
+	if err == nil && c.builtin {
+		set.Components = withSecretStore(set.Components)
+	}
+	return set, problems, err
+}
+
+// withSecretStore puts the built-in secret store before the components, unless one of them has its name and thus takes its place
+// (Dapr API, secrets: references in components). Nobody asked for it, so that it may fail: an app that needs none runs in a
+// pod without a service account.
+func withSecretStore(components []*resource.Component) []*resource.Component {
+	if slices.ContainsFunc(components, func(c *resource.Component) bool { return c.Metadata.Name == resource.KubernetesSecretStore }) {
+		return components
+	}
+	store := &resource.Component{Spec: resource.ComponentSpec{Type: "secretstores.kubernetes", Version: "v1", IgnoreErrors: true}}
+	store.APIVersion, store.Kind, store.Metadata.Name = resource.V1alpha1, resource.KindComponent, resource.KubernetesSecretStore
+	store.Origin.File = "built in"
+	return append([]*resource.Component{store}, components...)
 }
 
 func (c *cluster) watch(interval time.Duration) (<-chan struct{}, error) {

@@ -38,6 +38,7 @@ import (
 	pubsubmqtt3 "outrigger.dev/components/pubsub/mqtt3"
 	pubsubrabbitmq "outrigger.dev/components/pubsub/rabbitmq"
 	pubsubredis "outrigger.dev/components/pubsub/redis"
+	secretskubernetes "outrigger.dev/components/secretstores/kubernetes"
 	"outrigger.dev/components/secretstores/localenv"
 	"outrigger.dev/components/secretstores/localfile"
 	stateinmemory "outrigger.dev/components/state/inmemory"
@@ -88,6 +89,7 @@ func Register(r *components.Registry) {
 	pubsubrabbitmq.Register(r)
 	pubsubredis.Register(r)
 
+	secretskubernetes.Register(r)
 	localenv.Register(r)
 	localfile.Register(r)
 

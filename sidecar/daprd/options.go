@@ -73,6 +73,9 @@ func (f *flags) options(o *sidecar.Options, lookup func(string) (string, bool)) 
 	o.AppToken = env("APP_API_TOKEN")
 	o.DisableH2C = components.Truthy(env("DAPR_HTTP_DISABLE_H2C"))
 	o.ComponentsSocketFolder = env("DAPR_COMPONENTS_SOCKETS_FOLDER")
+	if o.ComponentsSocketFolder == "" { // as the injector spells it, for the sidecar and the components alike
+		o.ComponentsSocketFolder = env("DAPR_COMPONENT_SOCKETS_FOLDER")
+	}
 	if file := env(DefaultResolverVariable); file != "" {
 		o.NameResolution = "sqlite"
 		o.NameResolutionProperties = map[string]string{"connectionString": file, "announceMDNS": "true", "resolveMDNS": "true"}

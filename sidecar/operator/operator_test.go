@@ -2,6 +2,7 @@ package operator
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"strings"
@@ -9,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/jonboulle/clockwork"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials/insecure"
@@ -27,6 +29,8 @@ type fakeOperator struct {
 	config     string
 	refuse     int // calls of ListComponents that fail first
 	changed    []chan struct{}
+	endpoints  error // what ListHTTPEndpoints answers
+	called     int   // calls of ListComponents
 }
 
 func (f *fakeOperator) ListComponents(_ context.Context, in *operatorv1.ListComponentsRequest) (*operatorv1.ListComponentResponse, error) {
@@ -35,6 +39,7 @@ func (f *fakeOperator) ListComponents(_ context.Context, in *operatorv1.ListComp
 	if in.GetNamespace() != "team" {
 		return nil, status.Error(codes.PermissionDenied, "identity does not match requested namespace")
 	}
+	f.called++
 	if f.refuse > 0 {
 		f.refuse--
 		return nil, status.Error(codes.Unavailable, "starting")
@@ -57,8 +62,10 @@ func (*fakeOperator) ListResiliency(context.Context, *operatorv1.ListResiliencyR
 	return &operatorv1.ListResiliencyResponse{}, nil
 }
 
-func (*fakeOperator) ListHTTPEndpoints(context.Context, *operatorv1.ListHTTPEndpointsRequest) (*operatorv1.ListHTTPEndpointsResponse, error) {
-	return &operatorv1.ListHTTPEndpointsResponse{HttpEndpoints: [][]byte{[]byte(`{"metadata":{"name":"e"},"spec":{"baseUrl":"http://x"}}`)}}, nil
+func (f *fakeOperator) ListHTTPEndpoints(context.Context, *operatorv1.ListHTTPEndpointsRequest) (*operatorv1.ListHTTPEndpointsResponse, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return &operatorv1.ListHTTPEndpointsResponse{HttpEndpoints: [][]byte{[]byte(`{"metadata":{"name":"e"},"spec":{"baseUrl":"http://x"}}`)}}, f.endpoints
 }
 
 func (f *fakeOperator) GetConfiguration(_ context.Context, in *operatorv1.GetConfigurationRequest) (*operatorv1.GetConfigurationResponse, error) {
@@ -102,7 +109,36 @@ func (f *fakeOperator) set(components ...string) {
 	f.components = components
 }
 
+// quietOperator has streams of all the old kinds, and nothing to tell.
+type quietOperator struct{ fakeOperator }
+
+func (*quietOperator) ComponentUpdate(_ *operatorv1.ComponentUpdateRequest, out operatorv1.Operator_ComponentUpdateServer) error {
+	<-out.Context().Done()
+	return nil
+}
+
+func (*quietOperator) SubscriptionUpdate(_ *operatorv1.SubscriptionUpdateRequest, out operatorv1.Operator_SubscriptionUpdateServer) error {
+	<-out.Context().Done()
+	return nil
+}
+
+func (*quietOperator) ResiliencyUpdate(_ *operatorv1.ResiliencyUpdateRequest, out operatorv1.Operator_ResiliencyUpdateServer) error {
+	<-out.Context().Done()
+	return nil
+}
+
+func (*quietOperator) HTTPEndpointUpdate(_ *operatorv1.HTTPEndpointUpdateRequest, out operatorv1.Operator_HTTPEndpointUpdateServer) error {
+	<-out.Context().Done()
+	return nil
+}
+
 func serve(t *testing.T, f *fakeOperator) *Client {
+	t.Helper()
+	return serveWith(t, f, nil)
+}
+
+// serveWith serves for a client with a clock of the test.
+func serveWith(t *testing.T, f operatorv1.OperatorServer, clock clockwork.Clock) *Client {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -112,7 +148,7 @@ func serve(t *testing.T, f *fakeOperator) *Client {
 	operatorv1.RegisterOperatorServer(s, f)
 	var serving sync.WaitGroup
 	serving.Go(func() { _ = s.Serve(l) })
-	c, err := Open(t.Context(), Options{Address: l.Addr().String(), Namespace: "team", Credentials: insecure.NewCredentials()})
+	c, err := Open(t.Context(), Options{Address: l.Addr().String(), Namespace: "team", Credentials: insecure.NewCredentials(), Clock: clock})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -158,8 +194,98 @@ func TestConfiguration(t *testing.T) {
 	if err != nil || config.Spec.Tracing.SamplingRate != "1" || len(config.Spec.Features) != 1 || config.Spec.AccessControl.TrustDomain != "public" {
 		t.Errorf("got %+v, %v", config, err)
 	}
-	if _, _, err := c.Configuration(t.Context(), "none"); err == nil || !strings.Contains(err.Error(), "none") {
+	if _, problems, _ := c.Configuration(t.Context(), "conf"); len(problems) > 0 {
+		t.Errorf("a kind that is left out: %v", problems)
+	}
+	if _, _, err := c.Configuration(t.Context(), "none"); err == nil || !strings.Contains(err.Error(), "configuration none not found") || !strings.Contains(err.Error(), "dapr.io/config") {
 		t.Errorf("a Configuration that is not there: %v", err)
+	}
+}
+
+// TestRetries asks an operator that is not ready 100 times, and no more.
+func TestRetries(t *testing.T) {
+	f := &fakeOperator{refuse: attempts}
+	clock := clockwork.NewFakeClock()
+	c := serveWith(t, f, clock)
+	type outcome struct {
+		set *resource.Set
+		err error
+	}
+	list := func() outcome {
+		t.Helper()
+		ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+		defer cancel()
+		done := make(chan outcome, 1)
+		go func() {
+			set, _, err := c.Resources(ctx, resource.Options{Namespace: "team", AppID: "app"}, nil)
+			done <- outcome{set, err}
+		}()
+		for {
+			waiting, stop := context.WithCancel(ctx)
+			paused := make(chan error, 1)
+			go func() { paused <- clock.BlockUntilContext(waiting, 1) }()
+			select {
+			case o := <-done:
+				stop()
+				<-paused
+				return o
+			case err := <-paused:
+				stop()
+				if err != nil {
+					t.Fatal(err)
+				}
+				clock.Advance(attemptPause)
+			}
+		}
+	}
+	if o := list(); o.err == nil || !strings.Contains(o.err.Error(), "starting") || f.called != attempts {
+		t.Errorf("after %d calls: %v", f.called, o.err)
+	}
+	f.refuse = attempts - 1
+	if o := list(); o.err != nil {
+		t.Error(o.err)
+	}
+}
+
+// TestKindsThatCannotBeListed stay as they were, and others change.
+func TestKindsThatCannotBeListed(t *testing.T) {
+	f := &fakeOperator{components: []string{storeA}, endpoints: errors.New(`secrets "x" not found`)}
+	c := serve(t, f)
+	opts := resource.Options{Namespace: "team", AppID: "app"}
+	first, problems, err := c.Resources(t.Context(), opts, nil)
+	if err != nil || len(first.HTTPEndpoints) != 0 || len(problems) != 1 || problems[0].Kind != resource.KindHTTPEndpoint {
+		t.Fatalf("at start: %+v, %v, %v", first, problems, err)
+	}
+	f.mu.Lock()
+	f.endpoints = nil
+	f.mu.Unlock()
+	second, _, err := c.Resources(t.Context(), opts, first)
+	if err != nil || len(second.HTTPEndpoints) != 1 {
+		t.Fatalf("listed again: %+v, %v", second, err)
+	}
+	f.mu.Lock()
+	f.endpoints, f.components = errors.New("broken"), nil
+	f.mu.Unlock()
+	third, problems, err := c.Resources(t.Context(), opts, second)
+	if err != nil || len(third.HTTPEndpoints) != 1 || len(third.Components) != 0 || len(problems) != 1 {
+		t.Errorf("broken later: %+v, %v, %v", third, problems, err)
+	}
+}
+
+// TestSettle looks once more some seconds after the start, and at every interval.
+func TestSettle(t *testing.T) {
+	clock := clockwork.NewFakeClock()
+	c := serveWith(t, &quietOperator{}, clock)
+	changes := c.Watch(time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	for _, step := range []time.Duration{settle, time.Minute - settle} {
+		clock.Advance(step)
+		select {
+		case <-changes:
+		case <-ctx.Done():
+			t.Fatalf("no notice after %s", step)
+		}
 	}
 }
 
@@ -200,7 +326,11 @@ func TestOpenWithoutOperator(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 	defer cancel()
 	_, err := Open(ctx, Options{Address: "127.0.0.1:1", Credentials: insecure.NewCredentials()})
-	if err == nil || !strings.Contains(err.Error(), "127.0.0.1:1") {
+	if err == nil || !strings.Contains(err.Error(), "127.0.0.1:1") || !strings.Contains(err.Error(), "refused") {
 		t.Errorf("nobody there: %v", err)
+	}
+	_, err = Open(t.Context(), Options{Address: "no-such-host.invalid:1", Credentials: insecure.NewCredentials(), ConnectTimeout: 50 * time.Millisecond})
+	if err == nil || !strings.Contains(err.Error(), "no-such-host.invalid") {
+		t.Errorf("no such host: %v", err)
 	}
 }

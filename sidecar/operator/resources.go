@@ -20,6 +20,8 @@ type kind struct {
 	watch func(ctx context.Context, c *Client) (next func() error, err error)
 	// newer kinds are not known to operators of earlier versions.
 	newer bool
+	// optional kinds do not keep a sidecar from starting when they cannot be listed.
+	optional bool
 }
 
 // stream makes the watch function of a kind.
@@ -57,7 +59,7 @@ func kinds() []kind {
 				return c.calls.SubscriptionUpdate(ctx, &operatorv1.SubscriptionUpdateRequest{Namespace: c.options.Namespace})
 			}),
 		}, {
-			name: resource.KindResiliency, apiVersion: resource.V1alpha1,
+			name: resource.KindResiliency, apiVersion: resource.V1alpha1, optional: true,
 			list: func(ctx context.Context, c *Client) ([][]byte, error) {
 				reply, err := c.calls.ListResiliency(ctx, &operatorv1.ListResiliencyRequest{Namespace: c.options.Namespace})
 				return reply.GetResiliencies(), err
@@ -66,7 +68,7 @@ func kinds() []kind {
 				return c.calls.ResiliencyUpdate(ctx, &operatorv1.ResiliencyUpdateRequest{Namespace: c.options.Namespace})
 			}),
 		}, {
-			name: resource.KindHTTPEndpoint, apiVersion: resource.V1alpha1,
+			name: resource.KindHTTPEndpoint, apiVersion: resource.V1alpha1, optional: true,
 			list: func(ctx context.Context, c *Client) ([][]byte, error) {
 				reply, err := c.calls.ListHTTPEndpoints(ctx, &operatorv1.ListHTTPEndpointsRequest{Namespace: c.options.Namespace})
 				return reply.GetHttpEndpoints(), err
@@ -102,9 +104,13 @@ func kinds() []kind {
 }
 
 // Resources lists the resources that are meant for the sidecar. With previous they are taken as a change of a running
-// sidecar's, as in [resource.Reload].
+// sidecar's, as in [resource.Reload]: a kind that cannot be listed, for example because a Secret that one of its resources refers to
+// is missing, stays as it was. An operator that is not there is an error, and so is a list that fails at start, except for
+// kinds that a sidecar can do without, Resiliency and HTTPEndpoint, whose failure is a problem (Dapr API, Kubernetes: operator).
 func (c *Client) Resources(ctx context.Context, opts resource.Options, previous *resource.Set) (*resource.Set, []resource.Problem, error) {
 	var listed []resource.Listed
+	var problems []resource.Problem
+	var keep []string
 	for _, k := range kinds() {
 		if k.list == nil {
 			continue
@@ -114,11 +120,51 @@ func (c *Client) Resources(ctx context.Context, opts resource.Options, previous 
 			continue
 		}
 		if err != nil {
-			return nil, nil, fmt.Errorf("the operator does not list the %s resources of namespace %s: %w", k.name, c.options.Namespace, err)
+			err = fmt.Errorf("the operator does not list the %s resources of namespace %s: %w", k.name, c.options.Namespace, err)
+			if ctx.Err() != nil || previous == nil && !k.optional || previous != nil && transient(status.Code(err)) {
+				return nil, problems, err
+			}
+			problems = append(problems, resource.Problem{
+				Origin: resource.Origin{File: from + ", " + k.name}, Severity: resource.Error, Kind: k.name, Message: err.Error(),
+				Remedy: "correct what the operator complains of, such as a reference to a Secret that is missing",
+			})
+			keep = append(keep, k.name)
+			continue
 		}
 		for _, data := range documents {
 			listed = append(listed, resource.Listed{Kind: k.name, APIVersion: k.apiVersion, Data: data})
 		}
 	}
-	return resource.LoadListed(ctx, "the operator's list", listed, opts, previous)
+	set, more, err := resource.LoadListed(ctx, from, listed, opts, previous)
+	problems = append(problems, more...)
+	if err != nil {
+		return nil, problems, err
+	}
+	if previous != nil {
+		for _, kind := range keep {
+			retain(set, previous, kind)
+		}
+	}
+	return set, problems, nil
+}
+
+// from is where resources come from, for messages.
+const from = "the operator's list"
+
+// retain leaves the resources of a kind as they were.
+func retain(set, previous *resource.Set, kind string) {
+	switch kind {
+	case resource.KindComponent:
+		set.Components = previous.Components
+	case resource.KindSubscription:
+		set.Subscriptions = previous.Subscriptions
+	case resource.KindResiliency:
+		set.Resiliencies = previous.Resiliencies
+	case resource.KindHTTPEndpoint:
+		set.HTTPEndpoints = previous.HTTPEndpoints
+	case resource.KindMCPServer:
+		set.MCPServers = previous.MCPServers
+	case resource.KindWorkflowAccessPolicy:
+		set.WorkflowAccessPolicies = previous.WorkflowAccessPolicies
+	}
 }

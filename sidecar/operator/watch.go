@@ -8,8 +8,13 @@ import (
 	"google.golang.org/grpc/status"
 )
 
+// settle is how long after the start everything is looked at once more: the operator does not say from when on a stream tells of
+// changes, so that one between the first list and that moment would be noticed only at the end of the interval.
+const settle = 5 * time.Second
+
 // Watch begins to follow changes. The channel has a value after changes, after a stream had to be opened anew, for what happened
-// meanwhile is not told, and at every interval (60 s when 0 or less). It holds one value, however many changes there were.
+// meanwhile is not told, once after some seconds, and at every interval (60 s when 0 or less). It holds one value, however many
+// changes there were.
 func (c *Client) Watch(interval time.Duration) <-chan struct{} {
 	if interval <= 0 {
 		interval = time.Minute
@@ -17,13 +22,16 @@ func (c *Client) Watch(interval time.Duration) <-chan struct{} {
 	for _, k := range kinds() {
 		c.tasks.Go(func() { c.follow(k) })
 	}
-	ticker := c.options.Clock.NewTicker(interval)
+	ticker, settled := c.options.Clock.NewTicker(interval), c.options.Clock.NewTimer(settle)
 	c.tasks.Go(func() {
 		defer ticker.Stop()
+		defer settled.Stop()
 		for {
 			select {
 			case <-c.ctx.Done():
 				return
+			case <-settled.Chan():
+				c.notice()
 			case <-ticker.Chan():
 				c.notice()
 			}

@@ -68,13 +68,17 @@ func resolve(c resource.Tracing, appID string, env environment) (*settings, erro
 		rateText: strings.TrimSpace(c.SamplingRate), stdout: c.Stdout, zipkin: c.Zipkin.EndpointAddress,
 		endpoint: c.OTel.EndpointAddress, protocol: c.OTel.Protocol, secure: c.OTel.Secure(), timeout: time.Duration(c.OTel.Timeout), service: appID,
 	}
+	allowed := resource.NewEnv(env)
 	for _, h := range c.OTel.Headers {
 		if s.headers == nil {
 			s.headers = map[string]string{}
 		}
 		value := h.Value.String()
 		if !h.Value.IsSet() && h.EnvRef != "" {
-			value, _ = env(h.EnvRef)
+			var err error
+			if value, err = allowed.Get(h.EnvRef); err != nil {
+				return nil, fmt.Errorf("spec.tracing.otel.headers: %s: %w", h.Name, err)
+			}
 		}
 		s.headers[h.Name] = value
 	}
