@@ -39,6 +39,7 @@ type ExternalOptions struct {
 // does not matter. It is safe for concurrent use.
 type External struct {
 	endpoints map[string]*endpoint
+	names     []string
 	urls      *endpoint
 	pipeline  Pipeline
 	limit     int64
@@ -81,6 +82,7 @@ func NewExternal(o ExternalOptions) (*External, error) {
 			e.client.headers[name] = []string{cleanValue([]byte(h.Value.String()))}
 		}
 		x.endpoints[r.Metadata.Name] = e
+		x.names = append(x.names, r.Metadata.Name)
 	}
 	x.urls = newEndpoint(o, nil, false)
 	return x, nil
@@ -145,6 +147,9 @@ func endpointTLS(r *resource.HTTPEndpoint) (*tls.Config, error) {
 func IsURL(target string) bool {
 	return strings.HasPrefix(target, "http://") || strings.HasPrefix(target, "https://")
 }
+
+// Names are the names of the endpoints, in the order given.
+func (x *External) Names() []string { return x.names }
 
 // BaseURL is the base URL of a named endpoint, and whether there is that endpoint.
 func (x *External) BaseURL(name string) (string, bool) {

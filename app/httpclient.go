@@ -80,6 +80,7 @@ func (c *client) send(ctx context.Context, verb, base string, req *invocation.Re
 		}
 		text, err := io.ReadAll(read)
 		if err != nil {
+			c.metrics.Observe(verb, "/"+req.Method, status, latency, length, int64(len(text)))
 			_ = in.Body.Close()
 			guard.stop()
 			return nil, err

@@ -64,6 +64,9 @@ func newExchange(s *Server, ctx *fasthttp.RequestCtx) *Exchange {
 	if x.length == -2 { // no body announced
 		x.length = 0
 	}
+	if x.call.conn != nil {
+		x.call.conn.meter(x.length < 0)
+	}
 	if x.length == 0 {
 		x.bodyEnd.Store(true)
 	} else if x.length < 0 || x.length > prefetched {
@@ -235,6 +238,12 @@ func (b *bodyReader) Read(p []byte) (int, error) {
 		n += m
 	}
 	b.consumed += int64(n)
+	if b.length < 0 && b.call.conn != nil {
+		b.call.conn.spare.Add((1 + chunkOverhead) * int64(n))
+		if err == io.EOF {
+			b.call.conn.meter(false) // the next request may have come with it
+		}
+	}
 	if limit > 0 && b.consumed > limit {
 		b.bodyErr = api.ErrBodyTooLarge
 		return n - int(b.consumed-limit), b.bodyErr

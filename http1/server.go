@@ -109,9 +109,40 @@ type serverConn struct {
 	requests        int
 	// ended tells that the client's side is at its end.
 	ended atomic.Bool
+	// metered tells that a body in chunks is being read, and spare how many bytes may come for it.
+	metered atomic.Bool
+	spare   atomic.Int64
+}
+
+// What may come around the data of chunks: their lengths, line breaks and extensions, which the library reads away without a
+// limit. Go's own server lets about as much pass.
+const (
+	chunkSlack    = 128 << 10 // in bytes, with room for what is read ahead
+	chunkOverhead = 18        // in bytes for each of data
+)
+
+var errChunks = errors.New("the chunks of the body have too little in them")
+
+// meter begins, or ends, to count what comes for a body in chunks.
+func (c *serverConn) meter(on bool) {
+	if on {
+		c.spare.Store(chunkSlack)
+	}
+	c.metered.Store(on)
 }
 
 func (c *serverConn) Read(p []byte) (int, error) {
+	if c.metered.Load() && c.spare.Load() < 0 {
+		return 0, errChunks
+	}
+	n, err := c.read(p)
+	if c.metered.Load() {
+		c.spare.Add(-int64(n))
+	}
+	return n, err
+}
+
+func (c *serverConn) read(p []byte) (int, error) {
 	if len(c.first) > 0 {
 		n := copy(p, c.first)
 		if c.first = c.first[n:]; len(c.first) == 0 {

@@ -280,6 +280,44 @@ func TestServerCutBody(t *testing.T) {
 	}
 }
 
+// TestServerChunks takes chunks as small as they like to be, but not any amount of what is no data.
+func TestServerChunks(t *testing.T) {
+	for name, test := range map[string]struct {
+		piece string
+		count int
+		want  int64 // -1: it fails
+	}{
+		"of one byte":             {"1\r\nx\r\n", 300_000, 300_000},
+		"with a short extension":  {"1;a=b\r\nx\r\n", 300_000, 300_000},
+		"with a long extension":   {"10;" + strings.Repeat("a", 100<<10) + "\r\n0123456789abcdef\r\n", 100, -1},
+		"with one long extension": {"1000;" + strings.Repeat("a", 20<<10) + "\r\n" + strings.Repeat("x", 4096) + "\r\n", 50, 50 * 4096},
+	} {
+		t.Run(name, func(t *testing.T) {
+			type outcome struct {
+				n   int64
+				err error
+			}
+			read := make(chan outcome, 1)
+			s := serve(t, ServerOptions{Handler: func(x *Exchange) {
+				n, err := io.Copy(io.Discard, x.BodyReader())
+				read <- outcome{n, err}
+			}})
+			c := s.dial()
+			go func() { // ends with the connection
+				_, _ = io.WriteString(c.Conn, "POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n"+strings.Repeat(test.piece, test.count)+"0\r\n\r\nGET / HTTP/1.1\r\nHost: h\r\n\r\n")
+			}()
+			got := <-read
+			if test.want < 0 && got.err == nil || test.want >= 0 && (got.err != nil || got.n != test.want) {
+				t.Errorf("%d bytes, %v; want %d", got.n, got.err, test.want)
+			}
+			if test.want >= 0 { // and the next request is none of this one's
+				c.response("POST")
+				c.response("GET")
+			}
+		})
+	}
+}
+
 // TestServerDuplex replies while the request's body is still being read by another goroutine.
 func TestServerDuplex(t *testing.T) {
 	s := serve(t, ServerOptions{Handler: func(x *Exchange) {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"strings"
 
 	"outrigger.dev/resource"
 	"outrigger.dev/telemetry/logging"
@@ -24,6 +25,9 @@ func (s *Sidecar) configure(ctx context.Context) error {
 		return err
 	}
 	s.features = features(config.Spec.Features)
+	if len(s.features) > 0 {
+		s.log.Info("Enabled features: " + strings.Join(s.features, " "))
+	}
 	if s.traces, err = export.Open(ctx, export.Options{Tracing: config.Spec.Tracing, AppID: o.AppID, LookupEnv: o.LookupEnv, Log: o.Log}); err != nil {
 		return fmt.Errorf("error loading configuration: %w", err)
 	}

@@ -25,6 +25,7 @@ import (
 	"outrigger.dev/resource"
 	"outrigger.dev/sidecar/pipeline"
 	"outrigger.dev/telemetry/logging"
+	"outrigger.dev/telemetry/metrics"
 	"outrigger.dev/telemetry/tracing"
 )
 
@@ -62,9 +63,9 @@ func (s *Sidecar) openResolver(ctx context.Context, identity components.Sidecar,
 		}
 	}
 	if err != nil {
-		reason := "init"
+		reason := metrics.ReasonInit
 		if descriptor == nil {
-			reason = "creation"
+			reason = metrics.ReasonCreation
 		}
 		s.metrics.Components().InitFailed("nameResolution", reason, name)
 		s.log.Error(fmt.Sprintf("failed to init name resolution %s: %s; calls of other apps will fail", name, err))

@@ -34,12 +34,33 @@ func (s *Sidecar) serveMetrics(down *teardown) error {
 	if err != nil {
 		return fmt.Errorf("failed to listen on %s:%d: %w; choose another --metrics-port or switch metrics off with --enable-metrics=false", o.MetricsListenAddress, o.MetricsPort, err)
 	}
-	s.serveHTTP(&http.Server{Handler: s.metrics.Handler(), ReadHeaderTimeout: 10 * time.Second}, l, down)
+	s.serveHTTP(&http.Server{Handler: s.metrics.Handler(), WriteTimeout: sideWriteTimeout}, l, down)
 	return nil
 }
 
-// serveHTTP serves one of the side listeners with the standard library.
+// scrapePatience is how long a scrape of the metrics, or a profile, may take after the end has come (Dapr API, shutdown: metrics
+// server).
+const scrapePatience = 5 * time.Second
+
+// The limits of the side listeners.
+const (
+	sideReadTimeout  = 10 * time.Second // of a header, and of a body that nobody wants
+	sideWriteTimeout = time.Minute
+	sideIdleTimeout  = 3 * time.Minute
+	sideHeaderBytes  = 16 << 10
+)
+
+// serveHTTP serves one of the side listeners with the standard library, whose clients may not cost more than a request of theirs
+// is worth. What is asked there has no body, or a short one.
 func (s *Sidecar) serveHTTP(h *http.Server, l net.Listener, down *teardown) {
+	h.ReadHeaderTimeout, h.IdleTimeout, h.MaxHeaderBytes = sideReadTimeout, sideIdleTimeout, sideHeaderBytes
+	handler := h.Handler
+	h.Handler = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.ContentLength != 0 {
+			_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(sideReadTimeout)) // it can be set on all connections
+		}
+		handler.ServeHTTP(w, r)
+	})
 	h.ErrorLog = slog.NewLogLogger(s.log.Handler(), slog.LevelDebug)
 	s.tasks.Go(func() {
 		if err := h.Serve(l); !errors.Is(err, http.ErrServerClosed) {
@@ -47,6 +68,8 @@ func (s *Sidecar) serveHTTP(h *http.Server, l net.Listener, down *teardown) {
 		}
 	})
 	down.drain = append(down.drain, func(ctx context.Context) error {
+		ctx, cancel := context.WithTimeout(ctx, scrapePatience)
+		defer cancel()
 		if err := h.Shutdown(ctx); err != nil {
 			return h.Close()
 		}
@@ -115,6 +138,7 @@ func (s *Sidecar) serveAPIs(ctx context.Context, down *teardown, targets map[str
 			HTTP:          logging.Always(logging.Scope(o.Log, logging.ScopeHTTPInfo)),
 			GRPC:          logging.Always(logging.Scope(o.Log, logging.ScopeGRPCInfo)),
 			ObfuscateURLs: logged.ObfuscateURLs, OmitHealthChecks: logged.OmitHealthChecks, InvokeTarget: invoke.Target,
+			OmitActorIDs: !s.config.EffectiveMetrics().IncreasedCardinality,
 		}
 	}
 	if s.grpcListeners == nil {
@@ -163,10 +187,14 @@ func (s *Sidecar) serveAPIs(ctx context.Context, down *teardown, targets map[str
 				public = append(public, r)
 			}
 		}
-		s.serveListeners(server.NewHTTP(server.HTTPOptions{Routes: public, Tracer: s.traces.Tracer(), MaxHeaderBytes: headerBytes(o.ReadBufferSize), Metrics: s.metrics, Log: httpLog}), []net.Listener{s.publicListener}, down)
+		s.serveListeners(server.NewHTTP(server.HTTPOptions{Routes: public, Tracer: s.traces.Tracer(), MaxBodyBytes: max(o.MaxBodySize, publicBody), MaxHeaderBytes: headerBytes(o.ReadBufferSize), Metrics: s.metrics, Log: httpLog}), []net.Listener{s.publicListener}, down)
 	}
 	return s.serveProfiling(down)
 }
+
+// publicBody is the least limit on bodies of the public port, in bytes: a value of the metadata is all that is sent there. The port
+// needs no token, so it has a limit also where the API has none.
+const publicBody = 4 << 20
 
 // serverPipeline are the middlewares around the HTTP API; nil when the Configuration names none.
 func (s *Sidecar) serverPipeline() server.Pipeline {
@@ -237,7 +265,7 @@ func (s *Sidecar) serveProfiling(down *teardown) error {
 			continue
 		}
 		bound++
-		s.serveHTTP(&http.Server{Handler: mux, ReadHeaderTimeout: 10 * time.Second}, l, down)
+		s.serveHTTP(&http.Server{Handler: mux}, l, down) // a profile takes as long as its client wants
 	}
 	if bound == 0 {
 		return fmt.Errorf("could not listen on any endpoint for profiling API: %w; choose another --profile-port", errors.Join(errs...))

@@ -24,15 +24,32 @@ import (
 type extended struct {
 	mu     sync.RWMutex
 	values map[string]string
+	bytes  int // of keys and values
 }
 
-func (e *extended) set(key, value string) {
+// maxExtended is how much can be attached, in bytes of keys and values: it is kept in memory, is in every reply of the metadata
+// API, and the public port takes it without a token.
+const maxExtended = 16 << 20
+
+// set attaches a value, in the place of any before.
+func (e *extended) set(key, value string) error {
 	e.mu.Lock()
 	defer e.mu.Unlock()
+	size := e.bytes + len(key) + len(value)
+	if old, ok := e.values[key]; ok {
+		size -= len(key) + len(old)
+	}
+	if size > maxExtended {
+		return &api.Error{
+			HTTP: 400, GRPC: codes.ResourceExhausted, Code: "ERR_METADATA_SET", Category: api.CategoryCommon,
+			Message: fmt.Sprintf("metadata %.64q is not set: with it there would be more than %d bytes; set shorter values or fewer", key, maxExtended),
+		}
+	}
 	if e.values == nil {
 		e.values = map[string]string{}
 	}
-	e.values[key] = value
+	e.values[key], e.bytes = value, size
+	return nil
 }
 
 func (e *extended) all() map[string]string {
@@ -164,8 +181,9 @@ func (s *Sidecar) metadata() metadataReply {
 		}
 		m.Subscriptions = append(m.Subscriptions, reply)
 	}
-	for _, e := range s.resources.Load().HTTPEndpoints {
-		m.HTTPEndpoints = append(m.HTTPEndpoints, nameReply{e.Metadata.Name})
+	// Those in force: a changed one that cannot be used has not taken their place.
+	for _, name := range s.endpoints.now.Load().Names() {
+		m.HTTPEndpoints = append(m.HTTPEndpoints, nameReply{name})
 	}
 	for _, r := range s.resources.Load().Resiliencies {
 		m.Resiliencies = append(m.Resiliencies, nameReply{r.Metadata.Name})
@@ -206,7 +224,9 @@ func (s *Sidecar) putMetadata(call *api.Call) error {
 	if err != nil {
 		return api.ErrBodyRead(err)
 	}
-	s.extended.set(call.Parameter("key"), string(body))
+	if err := s.extended.set(call.Parameter("key"), string(body)); err != nil {
+		return err
+	}
 	call.NoContent()
 	return nil
 }
@@ -258,6 +278,9 @@ func (g statusServer) GetMetadata(context.Context, *runtimev1.GetMetadataRequest
 	for _, e := range m.HTTPEndpoints {
 		out.HttpEndpoints = append(out.HttpEndpoints, &runtimev1.MetadataHTTPEndpoint{Name: e.Name})
 	}
+	for _, r := range m.Resiliencies {
+		out.Resiliencies = append(out.Resiliencies, &runtimev1.MetadataResiliency{Name: r.Name})
+	}
 	if a := m.AppConnectionProperties; a != nil {
 		out.AppConnectionProperties = &runtimev1.AppConnectionProperties{Port: int32(a.Port), Protocol: a.Protocol, ChannelAddress: a.ChannelAddress, MaxConcurrency: int32(a.MaxConcurrency)}
 		if h := a.Health; h != nil {
@@ -272,7 +295,9 @@ func (g statusServer) GetMetadata(context.Context, *runtimev1.GetMetadataRequest
 // SetMetadata attaches a value to the sidecar; an empty key does nothing.
 func (g statusServer) SetMetadata(_ context.Context, in *runtimev1.SetMetadataRequest) (*emptypb.Empty, error) {
 	if in.GetKey() != "" {
-		g.sidecar.extended.set(in.GetKey(), in.GetValue())
+		if err := g.sidecar.extended.set(in.GetKey(), in.GetValue()); err != nil {
+			return nil, err
+		}
 	}
 	return &emptypb.Empty{}, nil
 }

@@ -37,38 +37,60 @@ func unbuiltMethods() map[string]string {
 // of an app.
 func unbuiltRoutes() []*api.Route {
 	var routes []*api.Route
-	add := func(block, group, methods string, paths ...string) {
+	add := func(block, group, methods, path, name string) {
 		handler := func(*api.Call) error {
 			return api.ErrUnimplemented("this version does not have the " + block + " building block yet")
 		}
-		for _, p := range paths {
-			routes = append(routes, &api.Route{Methods: strings.Fields(methods), Path: p, Name: "", Group: group, Handler: handler})
-		}
+		routes = append(routes, &api.Route{Methods: strings.Fields(methods), Path: path, Name: name, Group: group, Handler: handler})
 	}
 	const write = "POST PUT"
 	for version, group := range map[string]string{"v1.0": "v1", "v1.0-alpha1": "v1alpha1"} {
-		add("configuration", group+"/configuration", "GET", "/"+version+"/configuration/{storeName}", "/"+version+"/configuration/{storeName}/subscribe",
-			"/"+version+"/configuration/{storeName}/{configurationSubscribeID}/unsubscribe")
-		add("jobs", group+"/jobs", "POST GET DELETE", "/"+version+"/jobs/{name}")
+		store := "/" + version + "/configuration/{storeName}"
+		add("configuration", group+"/configuration", "GET", store, "GetConfiguration")
+		add("configuration", group+"/configuration", "GET", store+"/subscribe", "SubscribeConfiguration")
+		add("configuration", group+"/configuration", "GET", store+"/{configurationSubscribeID}/unsubscribe", "UnsubscribeConfiguration")
+		job := "/" + version + "/jobs/{name}"
+		add("jobs", group+"/jobs", "POST", job, "ScheduleJob")
+		add("jobs", group+"/jobs", "GET", job, "GetJob")
+		add("jobs", group+"/jobs", "DELETE", job, "DeleteJob")
 	}
 	const actor = "/v1.0/actors/{actorType}/{actorId}"
-	add("actors", "v1/actors", "GET POST PUT DELETE", actor+"/method/{method}", actor+"/reminders/{name}")
-	add("actors", "v1/actors", write, actor+"/state")
-	add("actors", "v1/actors", "GET", actor+"/state/{key}")
-	add("actors", "v1/actors", "POST PUT DELETE", actor+"/timers/{name}")
-	for version, group := range map[string]string{"v1.0": "v1", "v1.0-beta1": "v1beta1", "v1.0-alpha1": "v1alpha1"} {
-		base := "/" + version + "/workflows/{workflowComponent}/"
-		add("workflow", group+"/workflows", "POST", base+"{workflowName}/start", base+"{instanceID}/raiseEvent/{eventName}", base+"{instanceID}/pause",
-			base+"{instanceID}/resume", base+"{instanceID}/terminate", base+"{instanceID}/purge")
-		add("workflow", group+"/workflows", "GET", base+"{instanceID}")
+	for _, r := range [][3]string{
+		{"GET POST PUT DELETE", "/method/{method}", "InvokeActor"},
+		{write, "/state", "ExecuteActorStateTransaction"},
+		{"GET", "/state/{key}", "GetActorState"},
+		{write, "/reminders/{name}", "RegisterActorReminder"},
+		{"GET", "/reminders/{name}", "GetActorReminder"},
+		{"DELETE", "/reminders/{name}", "UnregisterActorReminder"},
+		{write, "/timers/{name}", "RegisterActorTimer"},
+		{"DELETE", "/timers/{name}", "UnregisterActorTimer"},
+	} {
+		add("actors", "v1/actors", r[0], actor+r[1], r[2])
 	}
-	add("conversation", "v1alpha1/conversation", "POST", "/v1.0-alpha1/conversation/{name}/converse")
-	add("conversation", "v1alpha2/conversation", "POST", "/v1.0-alpha2/conversation/{name}/converse")
-	add("distributed lock", "v1alpha1/lock", "POST", "/v1.0-alpha1/lock/{storeName}")
-	add("distributed lock", "v1alpha1/unlock", "POST", "/v1.0-alpha1/unlock/{storeName}")
-	add("cryptography", "v1alpha1/crypto", "PUT", "/v1.0-alpha1/crypto/{name}/encrypt", "/v1.0-alpha1/crypto/{name}/decrypt")
-	for _, call := range []string{"getkey", "encrypt", "decrypt", "wrapkey", "unwrapkey", "sign", "verify"} {
-		add("cryptography", "v1alpha1/subtlecrypto", "POST", "/v1.0-alpha1/subtlecrypto/{name}/"+call)
+	for version, group := range map[string]string{"v1.0": "v1", "v1.0-beta1": "v1beta1", "v1.0-alpha1": "v1alpha1"} {
+		for _, r := range [][3]string{
+			{"POST", "{workflowName}/start", "StartWorkflow"},
+			{"POST", "{instanceID}/raiseEvent/{eventName}", "RaiseEventWorkflow"},
+			{"POST", "{instanceID}/pause", "PauseWorkflow"},
+			{"POST", "{instanceID}/resume", "ResumeWorkflow"},
+			{"POST", "{instanceID}/terminate", "TerminateWorkflow"},
+			{"POST", "{instanceID}/purge", "PurgeWorkflow"},
+			{"GET", "{instanceID}", "GetWorkflow"},
+		} {
+			add("workflow", group+"/workflows", r[0], "/"+version+"/workflows/{workflowComponent}/"+r[1], r[2])
+		}
+	}
+	add("conversation", "v1alpha1/conversation", "POST", "/v1.0-alpha1/conversation/{name}/converse", "Converse")
+	add("conversation", "v1alpha2/conversation", "POST", "/v1.0-alpha2/conversation/{name}/converse", "Converse")
+	add("distributed lock", "v1alpha1/lock", "POST", "/v1.0-alpha1/lock/{storeName}", "TryLock")
+	add("distributed lock", "v1alpha1/unlock", "POST", "/v1.0-alpha1/unlock/{storeName}", "Unlock")
+	add("cryptography", "v1alpha1/crypto", "PUT", "/v1.0-alpha1/crypto/{name}/encrypt", "Encrypt")
+	add("cryptography", "v1alpha1/crypto", "PUT", "/v1.0-alpha1/crypto/{name}/decrypt", "Decrypt")
+	for call, name := range map[string]string{
+		"getkey": "SubtleGetKey", "encrypt": "SubtleEncrypt", "decrypt": "SubtleDecrypt", "wrapkey": "SubtleWrapKey",
+		"unwrapkey": "SubtleUnwrapKey", "sign": "SubtleSign", "verify": "SubtleVerify",
+	} {
+		add("cryptography", "v1alpha1/subtlecrypto", "POST", "/v1.0-alpha1/subtlecrypto/{name}/"+call, name)
 	}
 	return routes
 }

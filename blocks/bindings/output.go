@@ -20,14 +20,23 @@ type output struct {
 	policy *resiliency.Policy
 }
 
-var errNoOperation = errors.New("operation field is missing from request")
+// refusal is why no component was asked to carry out a request.
+type refusal string
+
+func (r refusal) Error() string { return string(r) }
+
+const errNoOperation = refusal("operation field is missing from request")
 
 // Invoke carries out an operation of an output binding for the app. The metadata of the request must not be nil. A nil response means
 // that the binding gave none; a response may come with an error, for its metadata. The errors are [*api.Error].
 func (b *Bindings) Invoke(ctx context.Context, name string, req contract.Request) (*contract.Response, error) {
 	start := b.options.Clock.Now()
 	resp, err := b.invoke(ctx, name, req, nil)
-	b.invoked.Observe(name, req.Operation, err == nil, b.options.Clock.Since(start))
+	if _, refused := errors.AsType[refusal](err); refused {
+		b.invoked.Refused(name, req.Operation, b.options.Clock.Since(start))
+	} else {
+		b.invoked.Observe(name, req.Operation, err == nil, b.options.Clock.Since(start))
+	}
 	if err != nil {
 		return resp, api.ErrInvokeOutputBinding(name, err)
 	}
@@ -42,14 +51,14 @@ func (b *Bindings) invoke(ctx context.Context, name string, req contract.Request
 	}
 	e := b.outputs.Use(name)
 	if e == nil {
-		return nil, fmt.Errorf("couldn't find output binding %s", name)
+		return nil, refusal("couldn't find output binding " + name)
 	}
 	defer e.Release()
 	if e.Component.binding == nil {
-		return nil, fmt.Errorf("couldn't find output binding %s", name)
+		return nil, refusal("couldn't find output binding " + name)
 	}
 	if operations := e.Component.binding.Operations(); !slices.Contains(operations, req.Operation) {
-		return nil, fmt.Errorf("binding %s does not support operation %s. supported operations:%s", name, req.Operation, strings.Join(operations, " "))
+		return nil, refusal(fmt.Sprintf("binding %s does not support operation %s. supported operations:%s", name, req.Operation, strings.Join(operations, " ")))
 	}
 	return b.outbound(ctx, e.Component, req, stop)
 }

@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"maps"
 	"reflect"
 	"testing"
@@ -18,6 +19,7 @@ import (
 	"outrigger.dev/api/apitest"
 	runtimev1 "outrigger.dev/api/gen/runtime/v1"
 	contract "outrigger.dev/components/bindings"
+	"outrigger.dev/telemetry/metrics"
 	"outrigger.dev/telemetry/metrics/metricstest"
 	"outrigger.dev/telemetry/tracing"
 )
@@ -297,6 +299,25 @@ func TestOutputMetrics(t *testing.T) {
 	}
 	got := metricstest.Counted(t, m, "dapr_component_output_binding_count", "component", "operation", "success")
 	if want := map[string]float64{"o create true": 2, "o get false": 1}; !maps.Equal(got, want) {
+		t.Errorf("counted %v, want %v", got, want)
+	}
+}
+
+// Names that clients invent share a small room: those of bindings and operations that exist have their own.
+func TestInventedNamesInMetrics(t *testing.T) {
+	m, err := metrics.New(metrics.Options{AppID: "app", Enabled: true, MaxSeries: 10})
+	if err != nil {
+		t.Fatal(err)
+	}
+	b := newBlock(t, Options{Metrics: m})
+	add(t, b, "o", answering())
+	for i := range 20 {
+		_, _, _ = call(t, b, &runtimev1.InvokeBindingRequest{Name: "none", Operation: fmt.Sprint(i)}, nil)
+		_, _, _ = call(t, b, &runtimev1.InvokeBindingRequest{Name: "o", Operation: fmt.Sprint(i)}, nil)
+	}
+	_, _, _ = call(t, b, &runtimev1.InvokeBindingRequest{Name: "o", Operation: "create"}, nil)
+	got := metricstest.Counted(t, m, "dapr_component_output_binding_count", "component", "operation", "success")
+	if want := map[string]float64{"none 0 false": 1, "  false": 39, "o create true": 1}; !maps.Equal(got, want) {
 		t.Errorf("counted %v, want %v", got, want)
 	}
 }

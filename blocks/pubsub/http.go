@@ -19,7 +19,7 @@ func (p *PubSub) Routes() []api.Route {
 	write := []string{"POST", "PUT"}
 	return []api.Route{
 		{Methods: write, Path: "/v1.0/publish/bulk/{pubsubname}/{topic...}", Name: "BulkPublishEvent", Group: "v1/publish", Handler: p.handleBulkPublish},
-		{Methods: write, Path: "/v1.0-alpha1/publish/bulk/{pubsubname}/{topic...}", Name: "BulkPublishEventAlpha1", Group: "v1alpha1/publish", Handler: p.handleBulkPublish},
+		{Methods: write, Path: "/v1.0-alpha1/publish/bulk/{pubsubname}/{topic...}", Name: "BulkPublishEvent", Group: "v1alpha1/publish", Handler: p.handleBulkPublish},
 		{Methods: write, Path: "/v1.0/publish/{pubsubname}/{topic...}", Name: "PublishEvent", Group: "v1/publish", Handler: p.handlePublish},
 	}
 }

@@ -27,7 +27,7 @@ func newGRPCServer(s sentryv1.CAServer, own *ownIdentity, l Limits, log *slog.Lo
 		grpc.MaxHeaderListSize(16<<10),
 		grpc.MaxConcurrentStreams(100),
 		grpc.ConnectionTimeout(l.Handshake),
-		grpc.KeepaliveParams(keepalive.ServerParameters{MaxConnectionIdle: l.Idle, Time: 30 * time.Second, Timeout: 10 * time.Second}),
+		grpc.KeepaliveParams(keepalive.ServerParameters{MaxConnectionIdle: l.Idle, Time: 10 * time.Second, Timeout: 5 * time.Second}),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 5 * time.Second, PermitWithoutStream: true}),
 		// A handler starts only when the whole message is there; this bounds how long a client may take to send it.
 		grpc.InTapHandle(func(ctx context.Context, _ *tap.Info) (context.Context, error) {

@@ -75,6 +75,7 @@ func NewGRPC(o GRPCOptions) *GRPC {
 		grpc.MaxRecvMsgSize(o.MaxMessageBytes),
 		grpc.MaxSendMsgSize(o.MaxMessageBytes),
 		grpc.NumStreamWorkers(streamWorkers()),
+		grpc.ConnectionTimeout(headerTimeout), // until a new connection has said that it speaks HTTP/2
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 8 * time.Second, PermitWithoutStream: true}),
 		grpc.KeepaliveParams(keepalive.ServerParameters{MaxConnectionIdle: 3 * time.Minute, Time: 10 * time.Second, Timeout: 5 * time.Second}),
 		grpc.UnaryInterceptor(s.unary),

@@ -12,6 +12,7 @@ import (
 	"runtime/debug"
 	"slices"
 	"sync"
+	"time"
 
 	"golang.org/x/net/http2"
 	//lint:ignore SA1019 the standard library has no upgrade from HTTP/1.1 to HTTP/2
@@ -34,8 +35,10 @@ func newH2(s *HTTP) *http.Server {
 	})
 	h2 := &http.Server{
 		//lint:ignore SA1019 for the upgrade from HTTP/1.1, which the standard library does not have
-		Handler:           h2c.NewHandler(handler, &http2.Server{}),
-		Protocols:         new(http.Protocols),
+		Handler:   boundUpgrade(h2c.NewHandler(handler, &http2.Server{ReadIdleTimeout: h2PingAfter, PingTimeout: h2PingTimeout}), s.options.MaxBodyBytes),
+		Protocols: new(http.Protocols),
+		// The pings end connections whose header never ends too: until it does, no answer to a ping is read.
+		HTTP2:             &http.HTTP2Config{SendPingTimeout: h2PingAfter, PingTimeout: h2PingTimeout},
 		ReadHeaderTimeout: headerTimeout,
 		MaxHeaderBytes:    s.options.MaxHeaderBytes,
 		ErrorLog:          slog.NewLogLogger(s.options.Log.Handler(), slog.LevelDebug),
@@ -43,6 +46,30 @@ func newH2(s *HTTP) *http.Server {
 	h2.Protocols.SetHTTP1(true)
 	h2.Protocols.SetUnencryptedHTTP2(true)
 	return h2
+}
+
+// h2PingAfter is after how long without a frame a client is asked whether it is there, and h2PingTimeout how long it may take
+// to answer; they are those of gRPC connections.
+const (
+	h2PingAfter   = 10 * time.Second
+	h2PingTimeout = 5 * time.Second
+)
+
+// upgradeBody bounds the body of a request to go over to HTTP/2 when nothing else does, in bytes.
+const upgradeBody = 4 << 20
+
+// boundUpgrade limits the body of a request to go over to HTTP/2: the library reads all of it into memory, before any rule
+// looks at the request.
+func boundUpgrade(h http.Handler, limit int64) http.Handler {
+	if limit <= 0 {
+		limit = upgradeBody
+	}
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.ProtoMajor == 1 && r.Header.Get("Upgrade") != "" {
+			r.Body = http.MaxBytesReader(w, r.Body, limit)
+		}
+		h.ServeHTTP(w, r)
+	})
 }
 
 // handleH2 serves a request; a handler that panics answers with an error.

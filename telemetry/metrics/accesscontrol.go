@@ -1,8 +1,6 @@
 package metrics
 
 import (
-	"strings"
-
 	"github.com/prometheus/client_golang/prometheus"
 )
 
@@ -18,7 +16,7 @@ type verdictKey struct {
 }
 
 func (k verdictKey) owned() verdictKey {
-	k.app, k.trustDomain, k.namespace = strings.Clone(k.app), strings.Clone(k.trustDomain), strings.Clone(k.namespace)
+	k.app, k.trustDomain, k.namespace = own(k.app), own(k.trustDomain), own(k.namespace)
 	return k
 }
 

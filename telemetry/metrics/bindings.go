@@ -1,7 +1,6 @@
 package metrics
 
 import (
-	"strings"
 	"time"
 )
 
@@ -17,7 +16,7 @@ type inputBindingKey struct {
 }
 
 func (k inputBindingKey) owned() inputBindingKey {
-	return inputBindingKey{strings.Clone(k.component), k.success}
+	return inputBindingKey{own(k.component), k.success}
 }
 
 func (k inputBindingKey) blank() inputBindingKey { return inputBindingKey{success: k.success} }

@@ -1,8 +1,6 @@
 package metrics
 
 import (
-	"strings"
-
 	"github.com/prometheus/client_golang/prometheus"
 )
 
@@ -25,7 +23,7 @@ type Components struct {
 type componentKey struct{ kind, reason, name string }
 
 func (k componentKey) owned() componentKey {
-	return componentKey{strings.Clone(k.kind), strings.Clone(k.reason), strings.Clone(k.name)}
+	return componentKey{own(k.kind), own(k.reason), own(k.name)}
 }
 
 func (k componentKey) blank() componentKey { return componentKey{} }

@@ -1,8 +1,6 @@
 package metrics
 
 import (
-	"strings"
-
 	"github.com/prometheus/client_golang/prometheus"
 )
 
@@ -15,7 +13,7 @@ type errorCodes struct {
 type errorCodeKey struct{ code, category string }
 
 func (k errorCodeKey) owned() errorCodeKey {
-	return errorCodeKey{strings.Clone(k.code), strings.Clone(k.category)}
+	return errorCodeKey{own(k.code), own(k.category)}
 }
 
 func (k errorCodeKey) blank() errorCodeKey { return errorCodeKey{} }

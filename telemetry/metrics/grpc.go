@@ -1,7 +1,6 @@
 package metrics
 
 import (
-	"strings"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -15,7 +14,7 @@ type grpcKey struct {
 }
 
 func (k grpcKey) owned() grpcKey {
-	k.method = strings.Clone(k.method)
+	k.method = own(k.method)
 	return k
 }
 
@@ -32,7 +31,7 @@ func knownCode(c codes.Code) codes.Code {
 // grpcMethod is the key of metrics that only have the method.
 type grpcMethod string
 
-func (m grpcMethod) owned() grpcMethod { return grpcMethod(strings.Clone(string(m))) }
+func (m grpcMethod) owned() grpcMethod { return grpcMethod(own(string(m))) }
 
 func (m grpcMethod) blank() grpcMethod { return "" }
 
@@ -48,8 +47,10 @@ type grpcBytes struct {
 
 // grpcSide is what server and client metrics have in common.
 type grpcSide struct {
-	calls *family[grpcKey, grpcCalls]
-	bytes *family[grpcMethod, grpcBytes]
+	// proxied are the calls of methods that clients may invent; they have a family of their own so that they cannot take the room of
+	// the sidecar's own methods.
+	calls, proxied *family[grpcKey, grpcCalls]
+	bytes          *family[grpcMethod, grpcBytes]
 }
 
 // newGRPCSide makes the metrics of one side, "server" or "client". The latency has a name of its own on each.
@@ -61,11 +62,12 @@ func newGRPCSide(f *factory, side, latencyName string) grpcSide {
 		f.latency, []string{method, status})
 	in := f.histogram(name+"received_bytes_per_rpc", "Bytes received per unary gRPC call of the "+side+" side.", f.size, []string{method})
 	out := f.histogram(name+"sent_bytes_per_rpc", "Bytes sent per unary gRPC call of the "+side+" side.", f.size, []string{method})
+	create := func(k grpcKey) grpcCalls {
+		code := k.code.String()
+		return grpcCalls{completed.with(k.method, code), latency.with(k.method, code)}
+	}
 	return grpcSide{
-		calls: newFamily(f.limit, func(k grpcKey) grpcCalls {
-			code := k.code.String()
-			return grpcCalls{completed.with(k.method, code), latency.with(k.method, code)}
-		}),
+		calls: newFamily(f.limit, create), proxied: newFamily(f.limit, create),
 		bytes: newFamily(f.limit, func(m grpcMethod) grpcBytes {
 			return grpcBytes{in: in.later(string(m)), out: out.later(string(m))}
 		}),
@@ -73,10 +75,14 @@ func newGRPCSide(f *factory, side, latencyName string) grpcSide {
 }
 
 func (s *grpcSide) observe(method string, code codes.Code, latency time.Duration, in, out int64) {
-	c := s.calls.find(grpcKey{method, knownCode(code)})
+	calls, stream := s.calls, in < 0 && out < 0
+	if stream {
+		calls = s.proxied // of streams only those are measured
+	}
+	c := calls.find(grpcKey{method, knownCode(code)})
 	c.completed.Inc()
 	c.latency.Observe(wholeMillis(latency))
-	if in < 0 && out < 0 {
+	if stream {
 		return
 	}
 	b := s.bytes.find(grpcMethod(method))

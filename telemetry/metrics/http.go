@@ -3,7 +3,6 @@ package metrics
 import (
 	"net/http"
 	"strconv"
-	"strings"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -58,20 +57,8 @@ type pathSet struct {
 
 func newPathSet(f *factory, metrics ...string) *pathSet {
 	s := &pathSet{known: newTable[string, *pathEntry](f.limit), none: new(pathEntry)}
-	for _, m := range metrics {
-		if !f.rules.touches(m, labelPath) {
-			continue
-		}
+	if s.exposed = f.rules.folding(labelPath, metrics...); s.exposed != nil {
 		s.folded = newTable[string, *pathEntry](f.limit)
-		s.exposed = func(path string) string {
-			var b strings.Builder
-			for _, m := range metrics {
-				b.WriteString(f.rules.apply(m, labelPath, path))
-				b.WriteByte(0)
-			}
-			return b.String()
-		}
-		break
 	}
 	return s
 }
@@ -91,7 +78,7 @@ func (s *pathSet) miss(path string) *pathEntry {
 	if full && s.exposed == nil {
 		return s.none
 	}
-	path = strings.Clone(path) // it may lie in the buffer of a request
+	path = own(path) // it may lie in the buffer of a request
 	e := &pathEntry{path}
 	if s.exposed != nil {
 		folded := s.exposed(path)
@@ -119,27 +106,38 @@ func (s *pathSet) miss(path string) *pathEntry {
 	return s.none
 }
 
-// httpKey tells HTTP series apart. The number of statuses is bounded by HTTP, that of paths by pathSet.
+// httpKey tells HTTP series apart; the path is nil in its blank form.
 type httpKey struct {
 	verb   string
 	status int
 	path   *pathEntry
 }
 
+func (k httpKey) owned() httpKey { return k } // its strings are constants
+
+func (k httpKey) blank() httpKey { return httpKey{verb: k.verb, status: k.status} }
+
+// label is the label path.
+func (k httpKey) label() string {
+	if k.path == nil {
+		return ""
+	}
+	return k.path.path
+}
+
+// seriesPerPath is how many combinations of verb and status there may be for each of the paths that are kept, on average.
+const seriesPerPath = 2
+
 // httpSide finds the series of requests on one side.
 type httpSide[S any] struct {
 	labeller     *pathLabeller
 	excludeVerbs bool
 	paths        *pathSet
-	series       *table[httpKey, S]
-	create       func(httpKey) S
+	series       *family[httpKey, S]
 }
 
-func newHTTPSide[S any](o HTTPOptions, l *pathLabeller, paths *pathSet, create func(httpKey) S) httpSide[S] {
-	return httpSide[S]{
-		labeller: l, excludeVerbs: o.ExcludeVerbs, paths: paths,
-		series: newTable[httpKey, S](0), create: create,
-	}
+func newHTTPSide[S any](f *factory, o HTTPOptions, l *pathLabeller, paths *pathSet, create func(httpKey) S) httpSide[S] {
+	return httpSide[S]{labeller: l, excludeVerbs: o.ExcludeVerbs, paths: paths, series: newFamily(seriesPerPath*f.limit, create)}
 }
 
 func (h *httpSide[S]) find(method, path string, status int) S {
@@ -147,11 +145,7 @@ func (h *httpSide[S]) find(method, path string, status int) S {
 	if !h.excludeVerbs {
 		k.verb = verb(method)
 	}
-	s, ok := h.series.get(k)
-	if !ok {
-		s, _ = h.series.add(k, h.create)
-	}
-	return s
+	return h.series.find(k)
 }
 
 // HTTPServer measures requests to the API and public HTTP servers (Dapr API, metrics: http_server_*).
@@ -180,14 +174,14 @@ func newHTTPServer(f *factory, o HTTPOptions, l *pathLabeller) *HTTPServer {
 		names = append(names, responses.name)
 	}
 	return &HTTPServer{
-		side: newHTTPSide(o, l, newPathSet(f, names...), func(k httpKey) *httpServerSeries {
+		side: newHTTPSide(f, o, l, newPathSet(f, names...), func(k httpKey) *httpServerSeries {
 			status := strconv.Itoa(k.status)
 			s := &httpServerSeries{
-				requests: requests.with(k.verb, k.path.path, status),
-				latency:  latency.with(k.verb, k.path.path, status),
+				requests: requests.with(k.verb, k.label(), status),
+				latency:  latency.with(k.verb, k.label(), status),
 			}
 			if responses != nil {
-				s.responses = responses.with(k.verb, k.path.path, status)
+				s.responses = responses.with(k.verb, k.label(), status)
 			}
 			return s
 		}),
@@ -235,13 +229,13 @@ func newHTTPClient(f *factory, o HTTPOptions, l *pathLabeller) *HTTPClient {
 	roundtrip := f.histogram("http_client_roundtrip_latency", "Duration of HTTP calls to the app, in whole milliseconds.", f.latency, labels)
 	received := f.histogram("http_client_received_bytes", "Body sizes of responses of the app.", f.size, nil)
 	return &HTTPClient{
-		side: newHTTPSide(o, l, newPathSet(f, sent.name, completed.name, roundtrip.name), func(k httpKey) *httpClientSeries {
+		side: newHTTPSide(f, o, l, newPathSet(f, sent.name, completed.name, roundtrip.name), func(k httpKey) *httpClientSeries {
 			status := strconv.Itoa(k.status)
 			return &httpClientSeries{
-				completed: completed.with(k.verb, k.path.path, status),
-				roundtrip: roundtrip.with(k.verb, k.path.path, status),
+				completed: completed.with(k.verb, k.label(), status),
+				roundtrip: roundtrip.with(k.verb, k.label(), status),
 				// What is sent is counted before there is a status: the label is always empty.
-				sent: sent.later(k.verb, k.path.path, ""),
+				sent: sent.later(k.verb, k.label(), ""),
 			}
 		}),
 		receivedBytes: received.later(),

@@ -2,7 +2,6 @@ package metrics
 
 import (
 	"strconv"
-	"strings"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -24,7 +23,7 @@ type invocationKey struct {
 }
 
 func (k invocationKey) owned() invocationKey {
-	k.peer = strings.Clone(k.peer)
+	k.peer = own(k.peer)
 	return k
 }
 

@@ -7,7 +7,8 @@
 //
 // A nil *Metrics is valid, and so is every family of one that is nil or disabled: they do nothing. Callers need no conditions.
 //
-// Label values that other parties choose (paths, gRPC methods, app ids) are bounded: see [Options.MaxSeries].
+// Label values that other parties choose (paths, gRPC methods, app ids) are bounded in number, see [Options.MaxSeries], and cut to 256
+// bytes.
 package metrics
 
 import (
@@ -21,7 +22,9 @@ import (
 )
 
 // DefaultMaxSeries is the bound used where [Options.MaxSeries] is zero.
-const DefaultMaxSeries = 5000
+//
+// A series of a histogram is about 40 lines, some 7 KB of an exposition: a family that is full costs a scrape that much a thousand times.
+const DefaultMaxSeries = 1000
 
 // Options configure the metrics of a sidecar. The zero value of a bool is false, also where Dapr's default is true: whoever reads
 // the Configuration resource fills in the defaults.
@@ -41,9 +44,10 @@ type Options struct {
 	LatencyBuckets []int
 	// RecordErrorCodes is spec.metrics.recordErrorCodes (Dapr's default: false).
 	RecordErrorCodes bool
-	// MaxSeries bounds what one family keeps: the distinct paths of HTTP metrics, the distinct label sets of others. Anything new
-	// beyond it is counted under an empty path (method, app id). Each path costs several histograms of memory here and in
-	// Prometheus, and clients choose the paths; unbounded, they could exhaust both. Zero means [DefaultMaxSeries].
+	// MaxSeries bounds what one family keeps: the distinct paths of HTTP metrics (and twice as many combinations of verb, path and
+	// status), the distinct label sets of others. Anything new beyond it is counted under an empty path (topic, method, app id).
+	// Each path costs several histograms of memory here and in Prometheus, and clients choose the paths; unbounded, they could
+	// exhaust both. Zero means [DefaultMaxSeries].
 	MaxSeries int
 	// Logger gets warnings and errors. Nil discards them.
 	Logger *slog.Logger
@@ -149,10 +153,13 @@ func New(o Options) (*Metrics, error) {
 // Enabled says whether dapr_ metrics are recorded at all.
 func (m *Metrics) Enabled() bool { return m != nil && m.httpServer != nil }
 
+// maxScrapes bounds the expositions that are put together at a time, each in memory; more are answered with 503.
+const maxScrapes = 10
+
 // Handler answers every path with the metrics in the Prometheus text format.
 func (m *Metrics) Handler() http.Handler {
 	// Not OpenMetrics: it would add _total to the names of counters, and dashboards know them without.
-	return promhttp.HandlerFor(m.Gatherer(), promhttp.HandlerOpts{})
+	return promhttp.HandlerFor(m.Gatherer(), promhttp.HandlerOpts{MaxRequestsInFlight: maxScrapes})
 }
 
 // Gatherer gives access to the metrics inside the process.

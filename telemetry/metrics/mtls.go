@@ -1,8 +1,6 @@
 package metrics
 
 import (
-	"strings"
-
 	"github.com/prometheus/client_golang/prometheus"
 )
 
@@ -29,7 +27,7 @@ type MTLS struct {
 
 type reasonKey struct{ reason string }
 
-func (k reasonKey) owned() reasonKey { return reasonKey{strings.Clone(k.reason)} }
+func (k reasonKey) owned() reasonKey { return reasonKey{own(k.reason)} }
 func (k reasonKey) blank() reasonKey { return reasonKey{} }
 
 func newMTLS(f *factory) *MTLS {

@@ -36,9 +36,11 @@ type egressKey struct {
 }
 
 func (k egressKey) owned() egressKey {
-	return egressKey{strings.Clone(k.component), strings.Clone(k.topic), k.success}
+	return egressKey{own(k.component), own(k.topic), k.success}
 }
-func (k egressKey) blank() egressKey { return egressKey{success: k.success} }
+
+// blank keeps the component: messages are only counted of components that exist.
+func (k egressKey) blank() egressKey { return egressKey{component: k.component, success: k.success} }
 
 type egressSeries struct {
 	operationSeries
@@ -51,17 +53,17 @@ type ingressKey struct {
 }
 
 func (k ingressKey) owned() ingressKey {
-	k.component, k.topic = strings.Clone(k.component), strings.Clone(k.topic)
+	k.component, k.topic = own(k.component), own(k.topic)
 	return k
 }
-func (k ingressKey) blank() ingressKey { return ingressKey{outcome: k.outcome, status: k.status} }
+func (k ingressKey) blank() ingressKey { k.topic = ""; return k }
 
 type topicKey struct{ component, topic string }
 
 func (k topicKey) owned() topicKey {
-	return topicKey{strings.Clone(k.component), strings.Clone(k.topic)}
+	return topicKey{own(k.component), own(k.topic)}
 }
-func (k topicKey) blank() topicKey { return topicKey{} }
+func (k topicKey) blank() topicKey { return topicKey{component: k.component} }
 
 type bulkSeries = operationSeries
 
@@ -77,28 +79,47 @@ func newPubSub(f *factory) *PubSub {
 	inCount, inLatencies := pair("ingress", "deliveries", labelComponent, labelTopic, labelProcessStatus, labelStatus)
 	bulkInCount, bulkInLatencies := pair("ingress_bulk", "deliveries of bulks", labelComponent, labelTopic)
 	bulkInEvents := f.counter("component_pubsub_ingress_bulk_event_count", "Number of messages delivered in bulks.", []string{labelComponent, labelTopic, labelProcessStatus}, namespace)
+	// Rules often fold topics.
+	egress := func(vecs ...string) func(egressKey) egressKey {
+		fold := f.rules.folding(labelTopic, vecs...)
+		if fold == nil {
+			return nil
+		}
+		return func(k egressKey) egressKey { k.topic = fold(k.topic); return k }
+	}
+	ingress := func(vecs ...string) func(ingressKey) ingressKey {
+		fold := f.rules.folding(labelTopic, vecs...)
+		if fold == nil {
+			return nil
+		}
+		return func(k ingressKey) ingressKey { k.topic = fold(k.topic); return k }
+	}
+	var foldTopic func(topicKey) topicKey
+	if fold := f.rules.folding(labelTopic, bulkInCount.name, bulkInLatencies.name); fold != nil {
+		foldTopic = func(k topicKey) topicKey { k.topic = fold(k.topic); return k }
+	}
 	return &PubSub{
 		egress: newFamily(f.limit, func(k egressKey) *egressSeries {
 			success := boolLabel(k.success)
 			return &egressSeries{operationSeries: operationSeries{outCount.with(k.component, k.topic, success), outLatencies.with(k.component, k.topic, success)}}
-		}),
+		}).foldedBy(f.limit, egress(outCount.name, outLatencies.name)),
 		bulkEgress: newFamily(f.limit, func(k egressKey) *egressSeries {
 			success := boolLabel(k.success)
 			return &egressSeries{
 				operationSeries{bulkOutCount.with(k.component, k.topic, success), bulkOutLatencies.with(k.component, k.topic, success)},
 				bulkOutEvents.with(k.component, k.topic, success),
 			}
-		}),
+		}).foldedBy(f.limit, egress(bulkOutCount.name, bulkOutLatencies.name, bulkOutEvents.name)),
 		ingress: newFamily(f.limit, func(k ingressKey) *operationSeries {
 			labels := []string{k.component, k.topic, string(k.outcome), string(k.status)}
 			return &operationSeries{inCount.with(labels...), inLatencies.with(labels...)}
-		}),
+		}).foldedBy(f.limit, ingress(inCount.name, inLatencies.name)),
 		bulkIngress: newFamily(f.limit, func(k topicKey) *bulkSeries {
 			return &bulkSeries{bulkInCount.with(k.component, k.topic), bulkInLatencies.with(k.component, k.topic)}
-		}),
+		}).foldedBy(f.limit, foldTopic),
 		bulkEntries: newFamily(f.limit, func(k ingressKey) prometheus.Counter {
 			return bulkInEvents.with(k.component, k.topic, strings.ToUpper(string(k.outcome)))
-		}),
+		}).foldedBy(f.limit, ingress(bulkInEvents.name)),
 	}
 }
 

@@ -1,8 +1,6 @@
 package metrics
 
 import (
-	"strings"
-
 	"github.com/prometheus/client_golang/prometheus"
 )
 
@@ -27,7 +25,7 @@ type Resiliency struct {
 type resourceKey struct{ name, namespace string }
 
 func (k resourceKey) owned() resourceKey {
-	return resourceKey{strings.Clone(k.name), strings.Clone(k.namespace)}
+	return resourceKey{own(k.name), own(k.namespace)}
 }
 func (k resourceKey) blank() resourceKey { return resourceKey{} }
 
@@ -47,7 +45,7 @@ type policyKey struct {
 }
 
 func (k policyKey) owned() policyKey {
-	k.Resource, k.Namespace, k.Target = strings.Clone(k.Resource), strings.Clone(k.Namespace), strings.Clone(k.Target)
+	k.Resource, k.Namespace, k.Target = own(k.Resource), own(k.Namespace), own(k.Target)
 	return k
 }
 

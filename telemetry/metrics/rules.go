@@ -76,6 +76,21 @@ func (rs rewrites) apply(metric, label, value string) string {
 	return value
 }
 
+// folding returns what makes values of a label that these metrics expose alike equal; nil if no rule is for the label in any of them.
+func (rs rewrites) folding(label string, metrics ...string) func(value string) string {
+	if !slices.ContainsFunc(metrics, func(m string) bool { return rs.touches(m, label) }) {
+		return nil
+	}
+	return func(value string) string {
+		var b strings.Builder
+		for _, m := range metrics {
+			b.WriteString(rs.apply(m, label, value))
+			b.WriteByte(0)
+		}
+		return b.String()
+	}
+}
+
 // touches says whether any rule is for this label of this metric.
 func (rs rewrites) touches(metric, label string) bool {
 	return len(rs[[2]string{metric, label}]) > 0

@@ -2,6 +2,7 @@ package metrics
 
 import (
 	"maps"
+	"strings"
 	"sync"
 	"sync/atomic"
 )
@@ -71,6 +72,13 @@ type seriesKey[K any] interface {
 	blank() K
 }
 
+// maxLabel is how much of a label value is kept, in bytes. Clients choose paths, topics and operations as long as a request may be, and
+// a histogram repeats its labels some forty times.
+const maxLabel = 256
+
+// own is a label value that stays valid, cut to [maxLabel].
+func own(value string) string { return strings.Clone(value[:min(len(value), maxLabel)]) }
+
 // family holds the series of one subject. After limit distinct keys, new ones are counted under their blank form: label values
 // such as a caller's app id or a method name come from outside, and without a bound anybody could fill the memory of the sidecar,
 // and of the Prometheus server behind it, with series.
@@ -78,6 +86,18 @@ type family[K seriesKey[K], V any] struct {
 	known  *table[K, V]
 	spill  *table[K, V]
 	create func(K) V
+	// fold gives keys whose series are exposed alike one form, and folded has the series of such forms; nil if no rule touches them. So a
+	// rule that folds many values into one keeps them from using up the limit.
+	fold   func(K) K
+	folded *table[K, V]
+}
+
+// foldedBy has the family fold keys, unless fold is nil.
+func (f *family[K, V]) foldedBy(limit int, fold func(K) K) *family[K, V] {
+	if fold != nil {
+		f.fold, f.folded = fold, newTable[K, V](limit)
+	}
+	return f
 }
 
 func newFamily[K seriesKey[K], V any](limit int, create func(K) V) *family[K, V] {
@@ -93,7 +113,11 @@ func (f *family[K, V]) find(k K) V {
 }
 
 func (f *family[K, V]) miss(k K) V {
-	if !f.known.full() {
+	if f.fold != nil {
+		if v, ok := f.missFolded(k.owned()); ok {
+			return v
+		}
+	} else if !f.known.full() {
 		if v, ok := f.known.add(k.owned(), f.create); ok {
 			return v
 		}
@@ -104,4 +128,22 @@ func (f *family[K, V]) miss(k K) V {
 	}
 	v, _ := f.spill.add(k.owned(), f.create)
 	return v
+}
+
+// missFolded is the series that keys which are exposed like k share. It is false when there are too many of such.
+func (f *family[K, V]) missFolded(k K) (V, bool) {
+	form := f.fold(k)
+	v, ok := f.folded.get(form)
+	if !ok {
+		if f.folded.full() {
+			return v, false
+		}
+		if v, ok = f.folded.add(form, func(K) V { return f.create(k) }); !ok {
+			return v, false
+		}
+	}
+	if !f.known.full() { // too many keys to remember each are not too many series
+		f.known.add(k, func(K) V { return v })
+	}
+	return v, true
 }

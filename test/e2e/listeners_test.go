@@ -236,6 +236,9 @@ func TestPublicPort(t *testing.T) {
 	if r := do("GET", "/v1.0/metadata", ""); r.status != 200 || !strings.Contains(r.body, `"color":"longer than`) {
 		t.Errorf("metadata: %+v", r)
 	}
+	if r := do("PUT", "/v1.0/metadata/big", strings.Repeat("x", 5<<20)); r.status != 400 {
+		t.Errorf("5 MiB of metadata without a token: %+v", r.status)
+	}
 	for _, path := range []string{"/v1.0/state/st/k", "/v1.0/shutdown", "/v1.0/invoke/app/method/x", "/"} {
 		if r := do("GET", path, "", "dapr-app-id", "app"); r.status != 404 || r.body != "404 page not found\n" || !strings.HasPrefix(r.header.Get("Content-Type"), "text/plain") {
 			t.Errorf("%s: %+v", path, r)

@@ -232,7 +232,8 @@ func TestFatalResources(t *testing.T) {
 	launch(t, resources(component("a", "state.in-memory"), component("a", "secretstores.local.env"))).
 		fails("Fatal error from runtime: failed to load components: duplicate definition of Component name a (secretstores.local.env/v1) with existing a (state.in-memory/v1)", "00.yaml", "01.yaml")
 	missing := filepath.Join(t.TempDir(), "missing")
-	launch(t, resourceDir(missing)).fails("Fatal error from runtime: failed to load components: ", missing, "no such file or directory")
+	launch(t, resourceDir(missing)).fails("Fatal error from runtime: failed to create watcher: failed to add target " + missing + ": no such file or directory")
+	launch(t, resourceDir(missing), config("spec:\n  features: [{name: HotReload, enabled: false}]\n")).fails("Fatal error from runtime: failed to load components: ", missing, "no such file or directory")
 	launch(t, args("--config", missing)).fails("Fatal error from runtime: error loading configuration: ", missing, "no such file or directory")
 	launch(t, config("spec:\n  features: 7\n")).fails("Fatal error from runtime: error loading configuration: ", "config.yaml")
 	launch(t, config("spec: [\n")).fails("Fatal error from runtime: error loading configuration: ", "config.yaml")

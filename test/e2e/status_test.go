@@ -82,7 +82,8 @@ spec: {}
 	}
 	m, err := d.dapr().GetMetadata(within(t), &runtimev1.GetMetadataRequest{})
 	if err != nil || m.GetId() != "app" || m.GetExtendedMetadata()["cliPID"] != "43" || len(m.GetRegisteredComponents()) != 2 || m.GetRuntimeVersion() != version ||
-		m.GetAppConnectionProperties().GetPort() != int32(port) || m.GetAppConnectionProperties().GetHealth().GetHealthProbeTimeout() != "900ms" {
+		m.GetAppConnectionProperties().GetPort() != int32(port) || m.GetAppConnectionProperties().GetHealth().GetHealthProbeTimeout() != "900ms" ||
+		len(m.GetHttpEndpoints()) != 1 || m.GetHttpEndpoints()[0].GetName() != "outside" || len(m.GetResiliencies()) != 1 || m.GetResiliencies()[0].GetName() != "res" {
 		t.Errorf("gRPC: %v, %v", m, err)
 	}
 }
