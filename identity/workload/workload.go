@@ -193,7 +193,7 @@ func (s *Source) Observe(m *metrics.Metrics) {
 func (s *Source) SVID() (*x509svid.SVID, error) {
 	h := s.held.Load()
 	if h == nil {
-		return nil, fmt.Errorf("Sentry at %s has not issued a certificate yet", s.options.SentryAddress)
+		return nil, fmt.Errorf("no certificate yet: Sentry at %s has not issued one", s.options.SentryAddress)
 	}
 	return h.svid, nil
 }
@@ -400,7 +400,7 @@ func (s *Source) end(h *held) time.Time {
 func (s *Source) JWT(_ context.Context, audience string) (string, error) {
 	h := s.held.Load()
 	if h == nil {
-		return "", fmt.Errorf("Sentry at %s has not issued a JWT-SVID yet", s.options.SentryAddress)
+		return "", fmt.Errorf("no JWT-SVID yet: Sentry at %s has not issued one", s.options.SentryAddress)
 	}
 	t := h.perAudience[audience]
 	if t == nil {
@@ -408,7 +408,7 @@ func (s *Source) JWT(_ context.Context, audience string) (string, error) {
 	}
 	switch {
 	case t == nil:
-		return "", fmt.Errorf("Sentry at %s issues no JWT-SVIDs: start it with --jwt-enabled", s.options.SentryAddress)
+		return "", fmt.Errorf("no JWT-SVID: Sentry at %s issues none; start it with --jwt-enabled", s.options.SentryAddress)
 	case !slices.Contains(t.audiences, audience):
 		return "", fmt.Errorf("JWT SVID has different audiences than requested: %q, not %q; ask for it with --sentry-request-jwt-audiences %s", t.audiences, audience, audience)
 	case !t.expiry.IsZero() && s.options.Clock.Now().After(t.expiry.Add(clockSkew)):
