@@ -1,11 +1,7 @@
 package resiliency
 
 import (
-	"strings"
-
-	"cel.dev/cel-go/cel"
-	"cel.dev/cel-go/common/ast"
-
+	"outrigger.dev/expression"
 	"outrigger.dev/resource"
 )
 
@@ -27,11 +23,11 @@ func (c counts) variables() map[string]any {
 
 // compileTrip compiles an expression that says when a circuit breaker opens. An expression that cannot be evaluated, for it has
 // other variables than the counts, or that is not of a truth value, never opens it.
-func compileTrip(expression string) (func(counts) bool, error) {
-	if expression == resource.DefaultBreakerTrip { // the language need not be loaded for most
+func compileTrip(trip string) (func(counts) bool, error) {
+	if trip == resource.DefaultBreakerTrip { // the language need not be loaded for most
 		return func(c counts) bool { return c.consecutiveFailures > 5 }, nil
 	}
-	program, err := compile(expression)
+	program, err := expression.Compile(trip, tripVariables()...)
 	if err != nil {
 		return nil, err
 	}
@@ -43,46 +39,4 @@ func compileTrip(expression string) (func(counts) bool, error) {
 		holds, _ := result.Value().(bool)
 		return holds
 	}, nil
-}
-
-// compile makes a program of an expression. Names other than those of the counts are of dynamic type, and have no value.
-func compile(expression string) (cel.Program, error) {
-	bare, err := cel.NewEnv()
-	if err != nil {
-		return nil, err
-	}
-	parsed, issues := bare.Parse(expression)
-	if issues.Err() != nil {
-		return nil, issues.Err()
-	}
-	var names []cel.EnvOption
-	seen := map[string]bool{}
-	for _, name := range tripVariables() {
-		seen[name] = true
-		names = append(names, cel.Variable(name, cel.IntType))
-	}
-	ast.PreOrderVisit(parsed.NativeRep().Expr(), ast.NewExprVisitor(func(e ast.Expr) {
-		if e.Kind() == ast.IdentKind && !seen[e.AsIdent()] && declarable(e.AsIdent()) {
-			seen[e.AsIdent()] = true
-			names = append(names, cel.Variable(e.AsIdent(), cel.DynType))
-		}
-	}))
-	env, err := bare.Extend(names...)
-	if err != nil {
-		return nil, err
-	}
-	checked, issues := env.Check(parsed)
-	if issues.Err() != nil {
-		return nil, issues.Err()
-	}
-	return env.Program(checked)
-}
-
-// declarable reports whether a name is a free one: neither a type of the language nor a variable that a macro made.
-func declarable(name string) bool {
-	switch name {
-	case "bool", "bytes", "double", "dyn", "int", "list", "map", "null_type", "string", "type", "uint":
-		return false
-	}
-	return !strings.HasPrefix(name, "@") && !strings.HasPrefix(name, "__")
 }

@@ -5,9 +5,9 @@ import (
 	"strings"
 
 	"cel.dev/cel-go/cel"
-	"cel.dev/cel-go/common/ast"
 
 	"outrigger.dev/blocks/internal/cloudevents"
+	"outrigger.dev/expression"
 	"outrigger.dev/invocation"
 )
 
@@ -56,48 +56,10 @@ func compileRule(rule Rule) (compiledRule, error) {
 		return compiled, nil
 	}
 	var err error
-	if compiled.program, err = compile(compiled.match); err != nil {
+	if compiled.program, err = expression.Compile(compiled.match); err != nil {
 		return compiled, fmt.Errorf("the rule for path %s has a match that is no valid expression: %q: %w; see the CEL language, with the event as variable \"event\"", rule.Path, rule.Match, err)
 	}
 	return compiled, nil
-}
-
-// compile makes a program of an expression. Every name in it is of dynamic type, as the event's attributes are.
-func compile(expression string) (cel.Program, error) {
-	bare, err := cel.NewEnv()
-	if err != nil {
-		return nil, err
-	}
-	parsed, issues := bare.Parse(expression)
-	if issues.Err() != nil {
-		return nil, issues.Err()
-	}
-	var names []cel.EnvOption
-	seen := map[string]bool{}
-	ast.PreOrderVisit(parsed.NativeRep().Expr(), ast.NewExprVisitor(func(e ast.Expr) {
-		if e.Kind() == ast.IdentKind && !seen[e.AsIdent()] && declarable(e.AsIdent()) {
-			seen[e.AsIdent()] = true
-			names = append(names, cel.Variable(e.AsIdent(), cel.DynType))
-		}
-	}))
-	env, err := bare.Extend(names...)
-	if err != nil {
-		return nil, err
-	}
-	checked, issues := env.Check(parsed)
-	if issues.Err() != nil {
-		return nil, issues.Err()
-	}
-	return env.Program(checked)
-}
-
-// declarable reports whether a name is a free one: neither a type of the language nor a variable that a macro made.
-func declarable(name string) bool {
-	switch name {
-	case "bool", "bytes", "double", "dyn", "int", "list", "map", "null_type", "string", "type", "uint":
-		return false
-	}
-	return !strings.HasPrefix(name, "@") && !strings.HasPrefix(name, "__")
 }
 
 // everything reports whether all events take the first rule, so that they need not be looked at.
