@@ -42,8 +42,8 @@ type Resolver struct {
 	mu       sync.Mutex
 	lists    map[nameresolution.Request]addressList
 	lookups  map[nameresolution.Request]*lookup
-	suspects map[string]time.Time // addresses that did not answer, until when they are avoided
-	foreign  map[string]bool      // namespaces that were warned of
+	suspects nameresolution.Suspects
+	foreign  map[string]bool // namespaces that were warned of
 }
 
 type addressList struct {
@@ -64,7 +64,7 @@ const (
 	listLife      = 20 * time.Second
 	emptyRetries  = 5
 	emptyInterval = 100 * time.Millisecond
-	// manyEntries is the number of remembered lists, and of suspects, above which the expired ones are cleared away.
+	// manyEntries is the number of remembered lists above which the expired ones are cleared away.
 	manyEntries = 256
 	// manyNamespaces bounds the memory of warnings; callers name namespaces as they like.
 	manyNamespaces = 1024
@@ -86,7 +86,7 @@ func NewResolver(o ResolverOptions) *Resolver {
 	}
 	r := &Resolver{
 		options: o, lists: map[nameresolution.Request]addressList{}, lookups: map[nameresolution.Request]*lookup{},
-		suspects: map[string]time.Time{}, foreign: map[string]bool{},
+		foreign: map[string]bool{},
 	}
 	r.list, _ = o.Resolver.(nameresolution.ListResolver)
 	if n, ok := o.Resolver.(nameresolution.Namespaced); ok {
@@ -228,28 +228,8 @@ func (r *Resolver) look(ctx context.Context, req nameresolution.Request, l *look
 		l.err = fmt.Errorf("no address found for app id %s in namespace %s; check that the app runs and has a sidecar", req.ID, req.Namespace)
 		return
 	}
-	l.list = addressList{addresses: r.trusted(usable), expires: r.options.Clock.Now().Add(listLife)}
+	l.list = addressList{addresses: r.suspects.Trusted(usable, r.options.Clock.Now()), expires: r.options.Clock.Now().Add(listLife)}
 	l.err = nil
-}
-
-// trusted are the addresses that no call has failed at lately, or all if there are none.
-func (r *Resolver) trusted(addresses []string) []string {
-	now := r.options.Clock.Now()
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if len(r.suspects) == 0 {
-		return addresses
-	}
-	var trusted []string
-	for _, a := range addresses {
-		if until, ok := r.suspects[a]; !ok || !now.Before(until) {
-			trusted = append(trusted, a)
-		}
-	}
-	if len(trusted) == 0 {
-		return addresses
-	}
-	return trusted
 }
 
 // remember keeps a list. The lock is held.
@@ -269,20 +249,10 @@ func (r *Resolver) remember(req nameresolution.Request, list addressList) {
 // several addresses this one is avoided for a while, so that a repeated call goes to another.
 func (r *Resolver) Forget(req nameresolution.Request, address string) {
 	if r.list != nil {
-		now := r.options.Clock.Now()
 		r.mu.Lock()
 		delete(r.lists, req)
-		if len(r.suspects) >= manyEntries {
-			for a, until := range r.suspects {
-				if !now.Before(until) {
-					delete(r.suspects, a)
-				}
-			}
-		}
-		if len(r.suspects) < manyEntries {
-			r.suspects[address] = now.Add(listLife)
-		}
 		r.mu.Unlock()
+		r.suspects.Add(address, r.options.Clock.Now(), listLife)
 	}
 	if failed, ok := r.options.Resolver.(nameresolution.Failed); ok {
 		failed.Forget(req.ID, address)

@@ -94,7 +94,7 @@ func (c *cache) pick(id string) (string, bool) {
 	if list == nil || len(*list) == 0 {
 		return "", false
 	}
-	addresses := c.r.trusted(*list)
+	addresses := c.r.suspects.Trusted(*list, c.r.clock.Now())
 	return addresses[rand.IntN(len(addresses))], true
 }
 

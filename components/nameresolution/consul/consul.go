@@ -50,8 +50,7 @@ const (
 	// queryTimeout bounds a query beyond the time that Consul is asked to wait; the caller's context may end it earlier.
 	queryTimeout = 10 * time.Second
 	// suspectLife is how long an address that did not answer is avoided.
-	suspectLife  = 15 * time.Second
-	manySuspects = 256
+	suspectLife = 15 * time.Second
 )
 
 // lookup is the part of [net.Resolver] that is needed.
@@ -70,8 +69,7 @@ type Resolver struct {
 	service  string // id of the registration; "" when nothing is registered
 	cache    *cache // nil without useCache
 
-	mu       sync.Mutex
-	suspects map[string]time.Time
+	suspects nameresolution.Suspects
 	close    func() error
 }
 
@@ -83,7 +81,7 @@ func open(ctx context.Context, inst components.Instance, o Options, getenv func(
 	if err != nil {
 		return nil, err
 	}
-	r := &Resolver{options: o, settings: o.settings, client: c, dns: dns, clock: inst.Clock, log: inst.Log, suspects: map[string]time.Time{}}
+	r := &Resolver{options: o, settings: o.settings, client: c, dns: dns, clock: inst.Clock, log: inst.Log}
 	if r.clock == nil {
 		r.clock = clockwork.NewRealClock()
 	}
@@ -153,48 +151,16 @@ func (r *Resolver) Resolve(ctx context.Context, req nameresolution.Request) (str
 	if r.cache != nil {
 		r.cache.want(req.ID)
 	}
-	addresses := r.trusted(found.addresses)
+	addresses := r.suspects.Trusted(found.addresses, r.clock.Now())
 	return addresses[rand.IntN(len(addresses))], nil
 }
 
 // Forget avoids an address that did not answer for a while, as long as the app has another.
 func (r *Resolver) Forget(id, address string) {
-	now := r.clock.Now()
-	r.mu.Lock()
-	if len(r.suspects) >= manySuspects {
-		for a, until := range r.suspects {
-			if !now.Before(until) {
-				delete(r.suspects, a)
-			}
-		}
-	}
-	if len(r.suspects) < manySuspects {
-		r.suspects[address] = now.Add(suspectLife)
-	}
-	r.mu.Unlock()
+	r.suspects.Add(address, r.clock.Now(), suspectLife)
 	if r.cache != nil {
 		r.cache.forget(id)
 	}
-}
-
-// trusted are the addresses that no call has failed at lately, or all if there are none.
-func (r *Resolver) trusted(addresses []string) []string {
-	now := r.clock.Now()
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if len(r.suspects) == 0 {
-		return addresses
-	}
-	var trusted []string
-	for _, a := range addresses {
-		if until, ok := r.suspects[a]; !ok || !now.Before(until) {
-			trusted = append(trusted, a)
-		}
-	}
-	if len(trusted) == 0 {
-		return addresses
-	}
-	return trusted
 }
 
 // instance is one instance of a service in an answer of Consul's health API.
