@@ -19,15 +19,15 @@ import (
 	"outrigger.dev/sidecar/sidecartest"
 )
 
-// Two sidecars, certificates that are renewed about every second and a half, and load in every form: not one call fails, also
+// Two sidecars, certificates that are renewed about every two and a half seconds, and load in every form: not one call fails, also
 // when new sidecars come all the time and stay past the end of their first certificate.
 func TestRotationUnderLoad(t *testing.T) {
-	rotate(t, ca.Settings{WorkloadTTL: 3 * time.Second}, 10*time.Second)
+	rotate(t, ca.Settings{WorkloadTTL: 5 * time.Second}, 14*time.Second)
 }
 
 // The same while the authority replaces its issuer and its root.
 func TestRotationOfTheAuthorityUnderLoad(t *testing.T) {
-	rotate(t, ca.Settings{WorkloadTTL: 2 * time.Second, IssuerTTL: 8 * time.Second, RootTTL: 12 * time.Second, SelfRenewing: true}, 16*time.Second)
+	rotate(t, ca.Settings{WorkloadTTL: 5 * time.Second, IssuerTTL: 15 * time.Second, RootTTL: 24 * time.Second, SelfRenewing: true}, 28*time.Second)
 }
 
 func rotate(t *testing.T, settings ca.Settings, length time.Duration) {
@@ -78,6 +78,7 @@ func rotate(t *testing.T, settings ca.Settings, length time.Duration) {
 		}
 	}
 	caller := sidecartest.Start(t, network.Join("caller"), authority.member())
+	caller.Conn() // before the goroutines share it
 	for range 3 {
 		group.Go(func() { overHTTP(caller, "caller", ctx) })
 		group.Go(func() { overGRPC(caller, ctx) })

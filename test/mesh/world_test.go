@@ -175,3 +175,8 @@ func (f *failures) add(format string, values ...any) {
 	}
 	f.count++
 }
+
+// newLogger logs all there is to l.
+func newLogger(l *sidecartest.Log) *slog.Logger {
+	return logging.New(logging.Options{Level: slog.LevelDebug, Out: l})
+}
