@@ -54,8 +54,9 @@ func outbound(p resource.Policies) *resource.Resiliency {
 	return of(p, resource.Targets{Components: map[string]resource.ComponentTarget{"c": {Outbound: names}}})
 }
 
-func timeouts(d string) map[string]string                { return map[string]string{"p": d} }
+func timeouts(d string) map[string]string { return map[string]string{"p": d} }
 func retries(r resource.Retry) map[string]resource.Retry { return map[string]resource.Retry{"p": r} }
+
 func breakers(c resource.CircuitBreaker) map[string]resource.CircuitBreaker {
 	return map[string]resource.CircuitBreaker{"p": c}
 }

@@ -131,7 +131,8 @@ func TestMatching(t *testing.T) {
 		want     map[string]string
 	}{
 		{"1 a rule covers what is below", []string{"/public"}, map[string]string{
-			"/public": "allow", "/public/extra/deep": "allow", "/publicity": "none", "/pub": "none", "/": "none"}},
+			"/public": "allow", "/public/extra/deep": "allow", "/publicity": "none", "/pub": "none", "/": "none",
+		}},
 		{"1 a glob covers what is below", []string{"/foo*"}, map[string]string{"/foobar/x": "allow", "/foo": "allow", "/fo": "none", "/xfoo": "none"}},
 		{"1 a rule hides those below, in order", []string{"/a", "!/a/b"}, map[string]string{"/a/b": "allow", "/a": "allow"}},
 		{"1 a rule hides those below, whatever the order", []string{"!/a/b", "/a"}, map[string]string{"/a/b": "allow", "/a/b/c": "allow"}},
@@ -140,7 +141,8 @@ func TestMatching(t *testing.T) {
 		{"3 two stars cover their parent", []string{"/a/**"}, map[string]string{"/a": "allow", "/a/b": "allow", "/a/b/c/d": "allow"}},
 		{"4 a star in the middle is literal", []string{"/a/*/b"}, map[string]string{"/a/x/b": "none", "/a/*/b": "allow", "/a/x": "none", "/a": "none"}},
 		{"4 two stars in the middle are one segment", []string{"/a/**/b"}, map[string]string{
-			"/a/x/b": "allow", "/a/x/y/b": "none", "/a/b": "none", "/a": "none", "/a/x": "none"}},
+			"/a/x/b": "allow", "/a/x/y/b": "none", "/a/b": "none", "/a": "none", "/a/x": "none",
+		}},
 		{"4 two stars alone", []string{"/**"}, map[string]string{"/a": "allow", "/a/b": "allow", "/": "allow"}},
 		{"4 a star alone", []string{"/*"}, map[string]string{"/a": "allow", "/a/b": "none", "/": "allow"}},
 		{"5 of equal patterns the first", []string{"/a", "!/a"}, map[string]string{"/a": "allow"}},
@@ -149,9 +151,11 @@ func TestMatching(t *testing.T) {
 		{"no way back", []string{"/a*/x", "/ab/y"}, map[string]string{"/ab/y": "none", "/ab/x": "allow"}},
 		{"no way back from two stars", []string{"/**/x", "/a/y"}, map[string]string{"/a/y": "none"}},
 		{"globs", []string{"/a*b*c", "!/*z", "/q*"}, map[string]string{
-			"/abc": "allow", "/axxbyyc": "allow", "/acb": "none", "/ab": "none", "/z": "deny", "/xyz": "deny", "/q": "allow", "/abcz": "deny"}},
+			"/abc": "allow", "/axxbyyc": "allow", "/acb": "none", "/ab": "none", "/z": "deny", "/xyz": "deny", "/q": "allow", "/abcz": "deny",
+		}},
 		{"characters of other pattern languages", []string{"/a?b", "/[ab]", "/a.c", `/\*`}, map[string]string{
-			"/axb": "none", "/a?b": "allow", "/a": "none", "/[ab]": "allow", "/abc": "none", "/a.c": "allow"}},
+			"/axb": "none", "/a?b": "allow", "/a": "none", "/[ab]": "allow", "/abc": "none", "/a.c": "allow",
+		}},
 		{"segments of nothing", []string{"/a//b", "/c/"}, map[string]string{"/a//b": "allow", "/a/b": "none", "/c/": "allow", "/c": "none"}},
 	} {
 		t.Run(test.rule, func(t *testing.T) {
