@@ -23,8 +23,6 @@ test: ## every test; installs the servers and SDKs that it needs
 	test/setup/zipkin.sh
 	test/setup/collector.sh
 	test/setup/consul.sh
-	test/setup/zipkin.sh
-	test/setup/collector.sh
 	$(GO) test -timeout 20m -parallel 8 ./...
 
 race: ## the unit tests under the race detector
