@@ -57,9 +57,13 @@ func (r *Resolver) persist(ctx context.Context, operation func(context.Context) 
 	}
 }
 
+// renewal is how often a registration is renewed. Dapr does so after the update interval less the timeout; but the table has whole
+// seconds, so that a registration made late in a second would be renewed at the very moment at which it counts as dead.
+func (o *Options) renewal() time.Duration { return (o.UpdateInterval - o.Timeout) / 2 }
+
 // keep renews the registration until the resolver is closed.
 func (r *Resolver) keep() {
-	every := r.options.UpdateInterval - r.options.Timeout
+	every := r.options.renewal()
 	wait := every
 	contested := false
 	for {

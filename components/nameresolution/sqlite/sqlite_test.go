@@ -375,3 +375,16 @@ func BenchmarkResolveWarm(b *testing.B) {
 		resolve(b, r, "me")
 	}
 }
+
+// A registration is renewed before it counts as dead, at whatever part of a second it was made, with time to spare.
+func TestRenewalLeavesTime(t *testing.T) {
+	for _, o := range []Options{
+		{UpdateInterval: 5 * time.Second, Timeout: time.Second}, {UpdateInterval: 2 * time.Second, Timeout: time.Second}, {UpdateInterval: 10 * time.Second, Timeout: 3 * time.Second},
+	} {
+		made := time.Unix(100, 999_000_000)
+		dead := time.Unix(made.Unix(), 0).Add(o.UpdateInterval)
+		if left := dead.Sub(made.Add(o.renewal())); left < o.UpdateInterval/4 {
+			t.Errorf("with an interval of %s and a timeout of %s a renewal has %s left", o.UpdateInterval, o.Timeout, left)
+		}
+	}
+}
