@@ -55,6 +55,7 @@ func outbound(p resource.Policies) *resource.Resiliency {
 }
 
 func timeouts(d string) map[string]string { return map[string]string{"p": d} }
+
 func retries(r resource.Retry) map[string]resource.Retry { return map[string]resource.Retry{"p": r} }
 
 func breakers(c resource.CircuitBreaker) map[string]resource.CircuitBreaker {
