@@ -16,6 +16,7 @@ import (
 	"sync/atomic"
 	"unicode/utf8"
 
+	"outrigger.dev/components/awsauth"
 	"outrigger.dev/components/bindings"
 )
 
@@ -280,6 +281,6 @@ func (b *Binding) deleteSome(ctx context.Context, d *deletion, failed func(key s
 		return
 	}
 	for _, e := range result.Error {
-		failed(e.Key, b.explain("delete", e.Key, &serverError{status: http.StatusOK, code: e.Code, message: e.Message}))
+		failed(e.Key, b.explain("delete", e.Key, &serverError{ServerError: awsauth.ServerError{Status: http.StatusOK, Code: e.Code, Message: e.Message}}))
 	}
 }

@@ -20,6 +20,8 @@ import (
 	v4 "github.com/aws/aws-sdk-go-v2/aws/signer/v4"
 	awshttp "github.com/aws/aws-sdk-go-v2/aws/transport/http"
 	"github.com/jonboulle/clockwork"
+
+	"outrigger.dev/components/awsauth"
 )
 
 // client speaks the few calls of the S3 protocol that the binding needs. It signs, logs in and repeats with the AWS SDK, but
@@ -127,7 +129,7 @@ func (c *client) once(ctx context.Context, call *call) (*answer, error) {
 	}
 	credentials, err := c.credentials.Retrieve(ctx)
 	if err != nil {
-		return nil, &loginError{err}
+		return nil, &awsauth.LoginError{Err: err}
 	}
 	sum := emptySum
 	if call.body != nil {
@@ -195,7 +197,7 @@ func (c *client) presign(ctx context.Context, key string, ttl time.Duration) (st
 	}
 	credentials, err := c.credentials.Retrieve(ctx)
 	if err != nil {
-		return "", &loginError{err}
+		return "", &awsauth.LoginError{Err: err}
 	}
 	signed, _, err := c.signer.PresignHTTP(ctx, credentials, r, "UNSIGNED-PAYLOAD", "s3", c.region, c.clock.Now())
 	if err != nil {
@@ -254,7 +256,7 @@ func (c *call) read(resp *http.Response) (_ []byte, err error) {
 		data.Grow(int(min(size, 64<<20)) + bytes.MinRead)
 	}
 	if _, err := data.ReadFrom(io.LimitReader(resp.Body, limit+1)); err != nil {
-		return nil, &brokenError{err}
+		return nil, &awsauth.BrokenError{Err: err}
 	}
 	if int64(data.Len()) > limit {
 		return nil, &tooLargeError{limit}
@@ -262,43 +264,11 @@ func (c *call) read(resp *http.Response) (_ []byte, err error) {
 	return data.Bytes(), nil
 }
 
-// brokenError is an answer that ended too early, for which a call is repeated.
-type brokenError struct{ err error }
-
-func (e *brokenError) Error() string         { return "the answer broke off: " + e.err.Error() }
-func (e *brokenError) Unwrap() error         { return e.err }
-func (e *brokenError) ConnectionError() bool { return true }
-
-// loginError is that there are no credentials.
-type loginError struct{ err error }
-
-func (e *loginError) Error() string { return e.err.Error() }
-func (e *loginError) Unwrap() error { return e.err }
-
-// serverError is an error that the server told.
+// serverError is an error that the server told, with the region that it knows the bucket to be in.
 type serverError struct {
-	status                int
-	code, message, region string
-	request               string
+	awsauth.ServerError
+	region string
 }
-
-func (e *serverError) Error() string {
-	text := fmt.Sprintf("status %d", e.status)
-	if e.code != "" {
-		text += " " + e.code
-	}
-	if e.message != "" {
-		text += ": " + e.message
-	}
-	if e.request != "" {
-		text += " (request " + e.request + ")"
-	}
-	return text
-}
-
-// HTTPStatusCode and ErrorCode tell the SDK whether a call may be repeated.
-func (e *serverError) HTTPStatusCode() int { return e.status }
-func (e *serverError) ErrorCode() string   { return e.code }
 
 // errorText is the body of an error, and that of one error of many in an answer to a deletion.
 type errorText struct {
@@ -309,11 +279,14 @@ type errorText struct {
 }
 
 func readError(resp *http.Response) error {
-	e := &serverError{status: resp.StatusCode, region: resp.Header.Get("X-Amz-Bucket-Region"), request: resp.Header.Get("X-Amz-Request-Id")}
+	e := &serverError{
+		ServerError: awsauth.ServerError{Status: resp.StatusCode, Request: resp.Header.Get("X-Amz-Request-Id")},
+		region:      resp.Header.Get("X-Amz-Bucket-Region"),
+	}
 	body, err := io.ReadAll(io.LimitReader(resp.Body, errorLimit))
 	var text errorText
 	if err == nil && xml.Unmarshal(body, &text) == nil {
-		e.code, e.message = text.Code, text.Message
+		e.Code, e.Message = text.Code, text.Message
 		if e.region == "" {
 			e.region = text.Region
 		}

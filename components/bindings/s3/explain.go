@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"net/url"
 	"strings"
+
+	"outrigger.dev/components/awsauth"
 )
 
 // explain says what could not be done with which object, and what to do about it.
@@ -13,7 +15,7 @@ func (b *Binding) explain(operation, key string, err error) error {
 	if key == "" {
 		what = fmt.Sprintf("cannot %s objects of bucket %q at %s", operation, b.options.Bucket, b.client.bucket.Host)
 	}
-	if _, ok := errors.AsType[*loginError](err); ok {
+	if _, ok := errors.AsType[*awsauth.LoginError](err); ok {
 		return fmt.Errorf("%s: no AWS credentials: %w; give the metadata properties \"accessKey\" and \"secretKey\", or those of the environment", what, err)
 	}
 	if e, ok := errors.AsType[*tooLargeError](err); ok {
@@ -40,7 +42,7 @@ func (b *Binding) explain(operation, key string, err error) error {
 // explain adds a remedy to what the server told.
 func (e *serverError) explain(b *Binding, what, key string) error {
 	remedy := ""
-	switch e.code {
+	switch e.Code {
 	case "NoSuchKey":
 		return fmt.Errorf("object not found: %q in bucket %q: %w", key, b.options.Bucket, e)
 	case "NoSuchBucket":

@@ -18,6 +18,8 @@ import (
 	v4 "github.com/aws/aws-sdk-go-v2/aws/signer/v4"
 	awshttp "github.com/aws/aws-sdk-go-v2/aws/transport/http"
 	"github.com/jonboulle/clockwork"
+
+	"outrigger.dev/components/awsauth"
 )
 
 // client makes calls of Cloud Map: JSON by HTTP, which it signs and repeats with the AWS SDK. The SDK's own package for it has
@@ -113,7 +115,7 @@ func (c *client) once(ctx context.Context, operation string, body []byte, output
 	r.Header.Set("X-Amz-Target", target+operation)
 	credentials, err := c.credentials.Retrieve(ctx)
 	if err != nil {
-		return &loginError{err}
+		return &awsauth.LoginError{Err: err}
 	}
 	sum := sha256.Sum256(body)
 	if err := c.signer.SignHTTP(ctx, credentials, r, hex.EncodeToString(sum[:]), "servicediscovery", c.region, c.clock.Now()); err != nil {
@@ -121,12 +123,12 @@ func (c *client) once(ctx context.Context, operation string, body []byte, output
 	}
 	resp, err := c.http.Do(r)
 	if err != nil {
-		return &sendError{err}
+		return &awsauth.SendError{Err: err}
 	}
 	defer resp.Body.Close()
 	data, err := io.ReadAll(io.LimitReader(resp.Body, answerLimit+1))
 	if err != nil {
-		return &brokenError{err}
+		return &awsauth.BrokenError{Err: err}
 	}
 	if resp.StatusCode != http.StatusOK {
 		return readError(resp, data)
@@ -143,14 +145,14 @@ func (c *client) once(ctx context.Context, operation string, body []byte, output
 // explain adds what was called and what to do.
 func (c *client) explain(operation string, err error) error {
 	remedy := `check that the metadata properties "endpoint" and "region" are right and that the network lets calls through`
-	if e, ok := errors.AsType[*loginError](err); ok {
-		return fmt.Errorf("no AWS credentials: %w; give the metadata properties \"accessKey\" and \"secretKey\", or those of the environment", e.err)
+	if e, ok := errors.AsType[*awsauth.LoginError](err); ok {
+		return fmt.Errorf("no AWS credentials: %w; give the metadata properties \"accessKey\" and \"secretKey\", or those of the environment", e.Err)
 	}
 	if e, ok := errors.AsType[*url.Error](err); ok { // it would show the whole URL
 		err = e.Err
 	}
-	if e, ok := errors.AsType[*serverError](err); ok {
-		switch e.code {
+	if e, ok := errors.AsType[*awsauth.ServerError](err); ok {
+		switch e.Code {
 		case "NamespaceNotFound":
 			remedy = `correct the metadata properties "namespaceName", "namespaceId" and "region"`
 		case "ServiceNotFound":
@@ -173,54 +175,10 @@ func (c *client) explain(operation string, err error) error {
 // close gives the idle connections up.
 func (c *client) close() { c.http.CloseIdleConnections() }
 
-// brokenError is an answer that ended too early, for which a call is repeated.
-type brokenError struct{ err error }
-
-func (e *brokenError) Error() string         { return "the answer broke off: " + e.err.Error() }
-func (e *brokenError) Unwrap() error         { return e.err }
-func (e *brokenError) ConnectionError() bool { return true }
-
-// sendError is a call that got no answer. Repeating it does no harm, as all calls only read.
-type sendError struct{ err error }
-
-func (e *sendError) Error() string         { return e.err.Error() }
-func (e *sendError) Unwrap() error         { return e.err }
-func (e *sendError) ConnectionError() bool { return true }
-
-// loginError is that there are no credentials.
-type loginError struct{ err error }
-
-func (e *loginError) Error() string { return e.err.Error() }
-func (e *loginError) Unwrap() error { return e.err }
-
-// serverError is an error that the server told.
-type serverError struct {
-	status                 int
-	code, message, request string
-}
-
-func (e *serverError) Error() string {
-	text := fmt.Sprintf("status %d", e.status)
-	if e.code != "" {
-		text += " " + e.code
-	}
-	if e.message != "" {
-		text += ": " + e.message
-	}
-	if e.request != "" {
-		text += " (request " + e.request + ")"
-	}
-	return text
-}
-
-// HTTPStatusCode and ErrorCode tell the SDK whether a call may be repeated.
-func (e *serverError) HTTPStatusCode() int { return e.status }
-func (e *serverError) ErrorCode() string   { return e.code }
-
 // readError reads an error of the JSON 1.1 protocol, whose code stands in a header or in the body, with a prefix or a suffix
 // that do not matter.
 func readError(resp *http.Response, body []byte) error {
-	e := &serverError{status: resp.StatusCode, request: resp.Header.Get("X-Amzn-Requestid")}
+	e := &awsauth.ServerError{Status: resp.StatusCode, Request: resp.Header.Get("X-Amzn-Requestid")}
 	var text struct {
 		Type    string `json:"__type"`
 		Code    string `json:"code"`
@@ -232,9 +190,9 @@ func readError(resp *http.Response, body []byte) error {
 			continue
 		}
 		code, _, _ = strings.Cut(code, ":")
-		e.code = code[strings.LastIndexByte(code, '#')+1:]
+		e.Code = code[strings.LastIndexByte(code, '#')+1:]
 		break
 	}
-	e.message = strings.ToValidUTF8(text.Message[:min(len(text.Message), 1000)], "?")
+	e.Message = strings.ToValidUTF8(text.Message[:min(len(text.Message), 1000)], "?")
 	return e
 }
