@@ -175,7 +175,10 @@ func (k *keeper) start(ctx context.Context) error {
 	}
 	s := &runningSentry{ready: make(chan sentry.Addresses, 1), ended: make(chan error, 1)}
 	ready := s.ready
-	o.Started = func(at sentry.Addresses) { ready <- at }
+	o.Started = func(at sentry.Addresses) {
+		release(port)
+		ready <- at
+	}
 	ctx, s.cancel = context.WithCancel(ctx)
 	k.working.Go(func() { s.ended <- sentry.Run(ctx, o) })
 	k.sentry = s

@@ -114,6 +114,7 @@ func Run(ctx context.Context, o Options) error {
 		return err
 	}
 	defer broker.stop()
+	release(port)
 	keeper, err := startKeeper(ctx, o.Dir, told, o.Log)
 	if err != nil {
 		return err

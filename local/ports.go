@@ -120,7 +120,7 @@ func choosePort(dir string, other int) (int, error) {
 	first := int(h.Sum32() % portCount)
 	for i := range portCount {
 		port := firstPort + (first+i)%portCount
-		if port != other && isFree(port) {
+		if port != other && isFree(port) && claim(dir, port) {
 			return port, nil
 		}
 	}
