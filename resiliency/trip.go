@@ -5,11 +5,6 @@ import (
 	"outrigger.dev/resource"
 )
 
-// tripVariables are the names that trip expressions know (Dapr API, resiliency: schema).
-func tripVariables() []string {
-	return []string{"requests", "totalSuccesses", "totalFailures", "consecutiveSuccesses", "consecutiveFailures"}
-}
-
 // variables are the counts as an expression sees them.
 func (c counts) variables() map[string]any {
 	return map[string]any{
@@ -27,7 +22,7 @@ func compileTrip(trip string) (func(counts) bool, error) {
 	if trip == resource.DefaultBreakerTrip { // the language need not be loaded for most
 		return func(c counts) bool { return c.consecutiveFailures > 5 }, nil
 	}
-	program, err := expression.Compile(trip, tripVariables()...)
+	program, err := expression.Compile(trip, resource.TripVariables()...)
 	if err != nil {
 		return nil, err
 	}

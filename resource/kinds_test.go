@@ -180,6 +180,7 @@ spec:
 		"{policies: {circuitBreakers: {b: {interval: x}}}}":                                   "circuitBreakers.b.interval",
 		"{policies: {circuitBreakers: {b: {timeout: x}}}}":                                    "circuitBreakers.b.timeout",
 		"{policies: {circuitBreakers: {b: {maxRequests: -1}}}}":                               "maxRequests is negative",
+		"{policies: {circuitBreakers: {b: {trip: 'consecutiveFailures >'}}}}":                 "circuitBreakers.b.trip",
 		"{policies: {retries: {retry1: {}}}, targets: {apps: {a: {retry: retyr1}}}}":          `spec.targets.apps.a.retry names the policy "retyr1", which this resource does not define; fix: did you mean retry1?`,
 		"{targets: {components: {a: {inbound: {timeout: zz}}}}}":                              "define it under spec.policies",
 		"{targets: {components: {a: {outbound: {circuitBreaker: zz}}}}}":                      "components.a.outbound.circuitBreaker",

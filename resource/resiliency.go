@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"outrigger.dev/expression"
 	"outrigger.dev/suggest"
 )
 
@@ -74,6 +75,11 @@ type CircuitBreaker struct {
 	Timeout string `json:"timeout,omitempty"`
 	// Trip is a CEL expression; empty is "consecutiveFailures > 5".
 	Trip string `json:"trip,omitempty"`
+}
+
+// TripVariables are the counts that trip expressions know, all whole numbers (Dapr API, resiliency: schema).
+func TripVariables() []string {
+	return []string{"requests", "totalSuccesses", "totalFailures", "consecutiveSuccesses", "consecutiveFailures"}
 }
 
 // Targets say which policies apply to what.
@@ -265,6 +271,11 @@ func (r *Resiliency) check(rep *reporter) {
 		b, at := p.CircuitBreakers[name], "spec.policies.circuitBreakers."+name
 		duration(at+".interval", b.Interval)
 		duration(at+".timeout", b.Timeout)
+		if trip := b.TripOrDefault(); trip != DefaultBreakerTrip {
+			if _, err := expression.Compile(trip, TripVariables()...); err != nil {
+				rep.warn(at+".trip "+quote(trip)+" is no valid expression: "+clip(err.Error()), "write it in CEL, with the counts "+strings.Join(TripVariables(), ", "))
+			}
+		}
 		if b.MaxRequests < 0 {
 			rep.warn(at+".maxRequests is negative", "use 1 or more")
 		}
