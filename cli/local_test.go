@@ -66,9 +66,10 @@ func TestRunWithDefaultBroker(t *testing.T) {
 	}
 	// What was published while nobody subscribed is there for every app that comes, once.
 	run := func(app string) *program {
-		return dapr(t, home, "subscribe", "run", "--app-id", id(app), "--app-port", freePort(t), "--", self(t))
+		return dapr(t, home, "subscribe", "run", "--app-id", app, "--app-port", freePort(t), "--", self(t))
 	}
-	subscriber, other := run("inventory"), run("billing")
+	inventory := id("inventory")
+	subscriber, other := run(inventory), run(id("billing"))
 	for _, p := range []*program{subscriber, other} {
 		p.await("got one")
 		p.await("got two")
@@ -82,7 +83,7 @@ func TestRunWithDefaultBroker(t *testing.T) {
 	dapr(t, home, "", "local", "stop").exit(0, "The local services have been stopped")
 	dapr(t, home, "publish", "run", "--", self(t), "three").exit(0, "Started the local broker "+first.NATSURL(), "published all")
 	other.await("got three")
-	again := run("inventory")
+	again := run(inventory)
 	again.await("got three")
 	if strings.Contains(again.out.String(), "got one") {
 		t.Error("the app got again what it had processed before")

@@ -44,7 +44,7 @@ func get(t *testing.T, port, path string) (int, string) {
 func TestRunWithMTLS(t *testing.T) {
 	t.Parallel()
 	home := mtlsHome(t)
-	server, friend, stranger := id("server"), id("friend"), id("stranger")
+	server, friend, stranger := id("mtls-server"), id("mtls-friend"), id("mtls-stranger")
 	guarded := write(t, filepath.Join(home, "guarded.yaml"), mtlsConfiguration+`  accessControl:
     defaultAction: deny
     trustDomain: public
@@ -130,7 +130,7 @@ func TestRunWithMTLS(t *testing.T) {
 func TestRunFileWithMTLS(t *testing.T) {
 	t.Parallel()
 	home := mtlsHome(t)
-	server, caller := id("server"), id("caller")
+	server, caller := id("mtls-file-server"), id("mtls-file-caller")
 	port := freePort(t)
 	file := write(t, filepath.Join(home, "dapr.yaml"), "version: 1\ncommon: {configFilePath: .dapr/config.yaml}\napps:\n"+
 		"- appID: "+server+"\n  appDirPath: .\n  appPort: "+freePort(t)+"\n  command: ["+self(t)+"]\n  env: {"+appVariable+": server}\n"+

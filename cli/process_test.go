@@ -13,6 +13,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -23,7 +24,12 @@ import (
 func freePort(t *testing.T) string { return strconv.Itoa(servers.FreePort(t)) }
 
 // id is an app id of the test's own, since every test sees all sidecars of the machine.
-func id(name string) string { return name + "-" + strconv.Itoa(os.Getpid()) }
+func id(name string) string {
+	return name + "-" + strconv.Itoa(os.Getpid()) + "-" + strconv.FormatInt(ids.Add(1), 10)
+}
+
+// ids are how many were given: two tests that choose the same name must not meet.
+var ids atomic.Int64
 
 func TestRunOnBareMachine(t *testing.T) {
 	t.Parallel()
