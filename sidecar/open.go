@@ -113,7 +113,7 @@ func (s *Sidecar) openBlocks(ctx context.Context, namespace string, identity com
 	secretBlock := secrets.New(secrets.Options{Resiliency: s.resiliency, Metrics: s.metrics.Secrets(), Clock: o.Clock, Allowed: s.config.SecretAllowed})
 	s.pubsub = pubsub.New(pubsub.Options{
 		AppID: o.AppID, Namespace: namespace, SkipAppSubscriptions: slices.Contains(o.DisableInitEndpoints, "subscribe"),
-		Resiliency: s.resiliency, Tracer: s.traces.Tracer(), Metrics: s.metrics.PubSub(), Clock: o.Clock, Log: logging.Scope(o.Log, logging.ScopeProcessor),
+		Resiliency: s.resiliency, Tracer: s.traces.Tracer(), Metrics: s.metrics.PubSub(), Clock: o.Clock, Log: log,
 	})
 	s.outbox = outbox.New(outbox.Options{AppID: o.AppID, Namespace: namespace, Broker: s.pubsub, Clock: o.Clock, Log: log})
 	stateBlock := state.New(state.Options{AppID: o.AppID, Namespace: o.Namespace, Outbox: s.outbox, Resiliency: s.resiliency, Metrics: s.metrics.State(), Clock: o.Clock, Log: log})

@@ -89,10 +89,7 @@ func (s *Sidecar) openSource(ctx context.Context) error {
 		s.source = &files{options: o}
 		return nil
 	}
-	id := identity.ID{
-		TrustDomain: s.controlPlane(o.ControlPlaneTrustDomain, workload.EnvControlPlaneTrustDomain, "localhost"),
-		Namespace:   s.controlPlane(o.ControlPlaneNamespace, workload.EnvControlPlaneNamespace, "default"), AppID: operatorID,
-	}
+	id := s.identity.ControlPlane(operatorID)
 	tls := identity.NewTLS(s.identity, o.Clock.Now).Client(identity.Exactly(id), mesh.ProtocolGRPC)
 	client, err := operator.Open(ctx, operator.Options{
 		Address: o.ControlPlaneAddress, Namespace: s.namespace(), Credentials: credentials.NewTLS(tls), Dial: o.Dial, ConnectTimeout: o.ControlPlaneTimeout, Clock: o.Clock, Log: s.log,
@@ -109,17 +106,6 @@ func (s *Sidecar) openSource(ctx context.Context) error {
 	}
 	s.source = from
 	return nil
-}
-
-// controlPlane is a setting of the control plane: the option's value, else the environment's, else the default.
-func (s *Sidecar) controlPlane(option, variable, standard string) string {
-	if option != "" {
-		return option
-	}
-	if value, _ := s.options.LookupEnv(variable); value != "" {
-		return value
-	}
-	return standard
 }
 
 // namespace is the sidecar's own.

@@ -180,6 +180,11 @@ func New(o Options) (*Source, error) {
 	return s, nil
 }
 
+// ControlPlane is the identity of another service of the control plane that Sentry belongs to.
+func (s *Source) ControlPlane(appID string) identity.ID {
+	return identity.ID{TrustDomain: s.sentry.TrustDomain, Namespace: s.sentry.Namespace, AppID: appID}
+}
+
 // Observe counts what happens from now on, and the first identity if it is there already, which in Kubernetes mode is needed to
 // learn how metrics are configured. It is to be called once, and not together with Options.Metrics.
 func (s *Source) Observe(m *metrics.Metrics) {
