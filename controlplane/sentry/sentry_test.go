@@ -17,6 +17,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -239,7 +240,7 @@ func TestHealthAndMetrics(t *testing.T) {
 	for _, line := range []string{
 		"dapr_sentry_cert_sign_request_received_total 2", "dapr_sentry_cert_sign_success_total 1", `dapr_sentry_cert_sign_failure_total{reason="sign"} 1`,
 		"dapr_sentry_servercert_issue_failed_total 0", "dapr_sentry_issuercert_changed_total 1",
-		fmt.Sprintf("dapr_sentry_issuercert_expiry_timestamp %.9e", float64(certificates(t, issuer)[0].NotAfter.Unix())),
+		"dapr_sentry_issuercert_expiry_timestamp " + strconv.FormatFloat(float64(certificates(t, issuer)[0].NotAfter.Unix()), 'g', -1, 64),
 	} {
 		if !strings.Contains(body, line+"\n") {
 			t.Errorf("no line %q in\n%s", line, body)
