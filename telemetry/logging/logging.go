@@ -33,6 +33,7 @@ const (
 	ScopeSecurity     = "dapr.runtime.security"
 	ScopeActor        = "dapr.runtime.actor"
 	ScopeScheduler    = "dapr.runtime.scheduler"
+	ScopePlacement    = "dapr.runtime.actors.placement"
 	ScopeTrace        = "dapr.runtime.trace"
 	ScopeContrib      = "dapr.contrib"
 	ScopeAPI          = "dapr.api"

@@ -140,6 +140,27 @@ func (v *histogramVec) later(values ...string) func() prometheus.Observer {
 	return sync.OnceValue(func() prometheus.Observer { return v.with(values...) })
 }
 
+// gaugeVec is one gauge with variable labels.
+type gaugeVec struct {
+	f      *factory
+	name   string
+	labels []string
+	vec    *prometheus.GaugeVec
+}
+
+func (f *factory) gauge(name, help string, labels []string, constants ...constant) *gaugeVec {
+	v := &gaugeVec{f: f, name: name, labels: labels, vec: prometheus.NewGaugeVec(prometheus.GaugeOpts{
+		Name: prefix + name, Help: help, ConstLabels: f.constants(name, constants),
+	}, labels)}
+	f.registry.MustRegister(v.vec)
+	return v
+}
+
+// later is the gauge of these label values, which is exposed from its first use on.
+func (v *gaugeVec) later(values ...string) func() prometheus.Gauge {
+	return sync.OnceValue(func() prometheus.Gauge { return v.vec.WithLabelValues(v.f.exposed(v.name, v.labels, values)...) })
+}
+
 func (f *factory) exposed(metric string, labels, values []string) []string {
 	out := make([]string, len(values))
 	for i, v := range values {

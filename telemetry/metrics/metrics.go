@@ -1,7 +1,7 @@
 // Package metrics counts what a sidecar does and exposes it to Prometheus under Dapr's names.
 //
 // One [Metrics] belongs to one sidecar and has a registry of its own. Its metrics come in families, one file each: HTTP, gRPC,
-// service invocation, component life cycle, component operations, input bindings, error codes. A family is a handle that a part of the sidecar asks
+// service invocation, component life cycle, component operations, input bindings, actors, jobs, error codes. A family is a handle that a part of the sidecar asks
 // for once and keeps. Observing something known is a look-up without a lock and a few atomic additions: no label map is built and
 // nothing is allocated.
 //
@@ -86,6 +86,8 @@ type Metrics struct {
 	resiliency *Resiliency
 	mtls       *MTLS
 	access     *AccessControl
+	actors     *Actors
+	jobs       *Jobs
 	errorCodes *errorCodes
 }
 
@@ -144,6 +146,8 @@ func New(o Options) (*Metrics, error) {
 	m.resiliency = newResiliency(f)
 	m.mtls = newMTLS(f)
 	m.access = newAccessControl(f)
+	m.actors = newActors(f)
+	m.jobs = newJobs(f)
 	if o.RecordErrorCodes {
 		m.errorCodes = newErrorCodes(f)
 	}
@@ -296,6 +300,22 @@ func (m *Metrics) AccessControl() *AccessControl {
 		return nil
 	}
 	return m.access
+}
+
+// Actors measures the actors hosted here.
+func (m *Metrics) Actors() *Actors {
+	if m == nil {
+		return nil
+	}
+	return m.actors
+}
+
+// Jobs measures jobs that are brought to the app.
+func (m *Metrics) Jobs() *Jobs {
+	if m == nil {
+		return nil
+	}
+	return m.jobs
 }
 
 // ErrorCode counts an error returned by the API, by its code (for example ERR_STATE_STORE_NOT_FOUND) and category (for example

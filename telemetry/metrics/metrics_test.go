@@ -45,6 +45,13 @@ func useAll(m *Metrics) {
 	m.MTLS().Rotated()
 	m.MTLS().RotateFailed(ReasonSign)
 	m.AccessControl().Observe("myapp", "public", "ns", true, true)
+	m.Actors().Type("Cart").Pending(1)
+	m.Actors().Type("Cart").Timers(1)
+	m.Actors().Type("Cart").TimerFired(true)
+	m.Actors().Type("Cart").ReminderFired(false)
+	m.Actors().Type("Cart").Rebalanced()
+	m.Actors().Type("Cart").Deactivated(true)
+	m.Jobs().Triggered(true, time.Millisecond)
 	m.ErrorCode("ERR_STATE_GET", "state")
 }
 
