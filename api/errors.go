@@ -32,6 +32,8 @@ const (
 	CategorySecret     Category = "secret"
 	CategoryBinding    Category = "binding"
 	CategoryPubSub     Category = "pubsub"
+	CategoryActor      Category = "actor"
+	CategoryJob        Category = "job"
 	CategoryPluggable  Category = "pluggable-component"
 )
 
