@@ -133,6 +133,58 @@ func benchmarkInvoke(b *testing.B, clientSecurity, serverSecurity Security) {
 	}
 }
 
+// BenchmarkCallActor is one call of an actor at another sidecar, 1 KiB in both directions, client and server in this process.
+func BenchmarkCallActor(b *testing.B) {
+	body := bytes.Repeat([]byte("x"), 1<<10)
+	address := servedActors(b, ServerOptions{AppID: "b"}, func(_ context.Context, _ Actor, req *invocation.Request) (*invocation.Response, error) {
+		resp := &invocation.Response{Status: 200, ContentType: "text/plain", Body: req.Body}
+		resp.Header.Add("X-A", "1")
+		return resp, nil
+	})
+	for _, wire := range []struct {
+		name string
+		grpc bool
+	}{{"exchange", false}, {"grpc", true}} {
+		for _, parallel := range []bool{false, true} {
+			name := wire.name
+			if parallel {
+				name += "-parallel"
+			}
+			b.Run(name, func(b *testing.B) {
+				client := newClient(b, ClientOptions{GRPCOnly: wire.grpc})
+				call := func() {
+					req := &invocation.Request{Method: "add", Verb: "PUT", ContentType: "text/plain", Body: body}
+					req.Header.Add("User-Agent", "bench/1")
+					req.Header.Add("Accept", "*/*")
+					req.Header.Add("X-Forwarded-For", "127.0.0.1")
+					resp, err := client.CallActor(context.Background(), Target{Address: address}, Actor{"Cart", "42"}, req)
+					if err != nil || len(resp.Body) != len(body) {
+						b.Errorf("%v, %v", resp, err)
+					}
+				}
+				call()
+				b.ReportAllocs()
+				before := cpu(b)
+				b.ResetTimer()
+				if parallel {
+					b.SetParallelism(16)
+					b.RunParallel(func(pb *testing.PB) {
+						for pb.Next() {
+							call()
+						}
+					})
+				} else {
+					for range b.N {
+						call()
+					}
+				}
+				b.StopTimer()
+				b.ReportMetric(float64((cpu(b)-before).Microseconds())/float64(b.N), "cpu-us/op")
+			})
+		}
+	}
+}
+
 func cpu(b *testing.B) time.Duration {
 	var usage syscall.Rusage
 	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &usage); err != nil {

@@ -29,9 +29,11 @@ type ClientOptions struct {
 	Dial func(ctx context.Context, address string) (net.Conn, error)
 	// DialTimeout bounds the opening of a connection with its handshake. Default 5 s.
 	DialTimeout time.Duration
-	Clock       clockwork.Clock
-	Metrics     *metrics.Metrics
-	Log         *slog.Logger
+	// ActorDialTimeout is the same for connections to the sidecars that host actors (Dapr API, actors: invocation). Default 30 s.
+	ActorDialTimeout time.Duration
+	Clock            clockwork.Clock
+	Metrics          *metrics.Metrics
+	Log              *slog.Logger
 }
 
 // Client calls other sidecars. It is safe for concurrent use.
@@ -43,6 +45,7 @@ type Client struct {
 
 	mu     sync.Mutex
 	peers  map[Target]*peer
+	hosts  map[Target]*peer // of actors; nobody waits as long for other peers
 	closed bool
 }
 
@@ -70,13 +73,16 @@ func NewClient(o ClientOptions) *Client {
 	if o.DialTimeout <= 0 {
 		o.DialTimeout = 5 * time.Second
 	}
+	if o.ActorDialTimeout <= 0 {
+		o.ActorDialTimeout = 30 * time.Second
+	}
 	if o.Clock == nil {
 		o.Clock = clockwork.NewRealClock()
 	}
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
-	c := &Client{options: o, peers: map[Target]*peer{}}
+	c := &Client{options: o, peers: map[Target]*peer{}, hosts: map[Target]*peer{}}
 	c.ctx, c.cancel = context.WithCancel(context.Background())
 	ticker := o.Clock.NewTicker(sweepInterval)
 	c.tasks.Go(func() {
@@ -97,11 +103,14 @@ func NewClient(o ClientOptions) *Client {
 func (c *Client) Close() {
 	c.mu.Lock()
 	c.closed = true
-	peers := c.peers
-	c.peers = map[Target]*peer{}
+	peers, hosts := c.peers, c.hosts
+	c.peers, c.hosts = map[Target]*peer{}, map[Target]*peer{}
 	c.mu.Unlock()
 	c.cancel()
 	for _, p := range peers {
+		p.close()
+	}
+	for _, p := range hosts {
 		p.close()
 	}
 	c.tasks.Wait()
@@ -160,20 +169,24 @@ func (c *Client) Retriable(err error) bool {
 // acquire finds the peer at an address and keeps it from being swept away until release. With security, connections are
 // bound to the identity expected of the peer.
 func (c *Client) acquire(address string, req *invocation.Request) (*peer, error) {
-	key := Target{Address: address}
-	if c.options.Security != nil {
-		key.AppID, key.Namespace = req.AppID, req.Namespace
-	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	return c.find(c.peers, Target{Address: address, AppID: req.AppID, Namespace: req.Namespace}, c.options.DialTimeout)
+}
+
+// find is acquire among the peers of one kind. The client is locked.
+func (c *Client) find(among map[Target]*peer, key Target, dialTimeout time.Duration) (*peer, error) {
+	if c.options.Security == nil {
+		key.AppID, key.Namespace = "", ""
+	}
 	if c.closed {
 		return nil, ErrClosed
 	}
-	p := c.peers[key]
+	p := among[key]
 	if p == nil {
-		key.Address = strings.Clone(address)
-		p = newPeer(c, key)
-		c.peers[key] = p
+		key.Address = strings.Clone(key.Address)
+		p = newPeer(c, key, dialTimeout)
+		among[key] = p
 	}
 	p.users++
 	return p, nil
@@ -191,15 +204,17 @@ func (c *Client) release(p *peer) {
 func (c *Client) sweep() {
 	now := c.options.Clock.Now()
 	c.mu.Lock()
-	all := make([]*peer, 0, len(c.peers))
+	all := make([]*peer, 0, len(c.peers)+len(c.hosts))
 	var old []*peer
-	for key, p := range c.peers {
-		if p.users == 0 && now.Sub(p.lastUse) >= peerIdle && p.unused() {
-			delete(c.peers, key)
-			old = append(old, p)
-			continue
+	for _, peers := range [...]map[Target]*peer{c.peers, c.hosts} {
+		for key, p := range peers {
+			if p.users == 0 && now.Sub(p.lastUse) >= peerIdle && p.unused() {
+				delete(peers, key)
+				old = append(old, p)
+				continue
+			}
+			all = append(all, p)
 		}
-		all = append(all, p)
 	}
 	c.mu.Unlock()
 	for _, p := range old {

@@ -207,7 +207,7 @@ func TestDaprCaller(t *testing.T) {
 			_, err3 = stream.Recv()
 		}
 		for _, err := range []error{err, err2, err3} {
-			if status.Code(err) != codes.Unimplemented || !strings.Contains(err.Error(), "actors building block") {
+			if status.Code(err) != codes.Unimplemented || !strings.Contains(err.Error(), "is for actors, which this sidecar does not host") {
 				t.Error(err)
 			}
 		}
@@ -222,17 +222,18 @@ func TestDaprPeer(t *testing.T) {
 	answerWith := []*out{}
 	var answerErr error
 	address, _ := startPeer(t, &peerServer{stream: func(s peerCall) error {
+		with, failure := answerWith, answerErr // a call may be answered before its handler returns
 		md, _ = metadata.FromIncomingContext(s.Context())
 		var err error
 		if got, body, err = whole(s); err != nil {
 			return err
 		}
-		for _, m := range answerWith {
+		for _, m := range with {
 			if err := s.Send(m); err != nil {
 				return err
 			}
 		}
-		return answerErr
+		return failure
 	}})
 	client := newClient(t, ClientOptions{})
 	head := &internalsv1.InternalInvokeResponse{

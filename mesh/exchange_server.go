@@ -17,8 +17,11 @@ import (
 
 // serveExchange serves one request of the exchange.
 func (s *Server) serveExchange(x *http1.Exchange) {
-	origin, ok := parseOrigin(x.Header(headerExchange))
+	version := x.Header(headerExchange)
+	origin, ok := parseOrigin(version)
 	switch {
+	case string(version) == exchangeUnary:
+		s.exchangeUnary(x)
 	case !ok:
 		x.SetStatus(404)
 		x.SetHeader("Content-Type", "text/plain; charset=utf-8")

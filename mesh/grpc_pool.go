@@ -58,7 +58,7 @@ func (p *peer) take() (*grpcConn, error) {
 		grpc.WithIdleTimeout(0), // the pool does that
 		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: pingAfter, Timeout: pingTimeout, PermitWithoutStream: true}),
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(limit), grpc.MaxCallSendMsgSize(math.MaxInt32)),
-		grpc.WithConnectParams(grpc.ConnectParams{Backoff: backoff.DefaultConfig, MinConnectTimeout: p.client.options.DialTimeout}),
+		grpc.WithConnectParams(grpc.ConnectParams{Backoff: backoff.DefaultConfig, MinConnectTimeout: p.dialTimeout}),
 		grpc.WithNoProxy(),
 	)
 	if err != nil {
@@ -70,7 +70,7 @@ func (p *peer) take() (*grpcConn, error) {
 }
 
 func (p *peer) dialGRPC(ctx context.Context, address string) (net.Conn, error) {
-	ctx, cancel := context.WithTimeout(ctx, p.client.options.DialTimeout)
+	ctx, cancel := context.WithTimeout(ctx, p.dialTimeout)
 	defer cancel()
 	raw, err := p.client.options.Dial(ctx, address)
 	if err != nil || p.client.options.Security == nil {

@@ -12,7 +12,6 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
-	"google.golang.org/protobuf/types/known/emptypb"
 
 	commonv1 "outrigger.dev/api/gen/common/v1"
 	internalsv1 "outrigger.dev/api/gen/internals/v1"
@@ -26,26 +25,6 @@ type callServer struct {
 	options *ServerOptions
 	// receivers are the goroutines that read the bodies of calls.
 	receivers sync.WaitGroup
-}
-
-// errNoActors answers the methods for actors.
-func errNoActors(method string) error {
-	return status.Errorf(codes.Unimplemented, "%s belongs to the actors building block, which this version does not have yet", method)
-}
-
-// CallActor is not served yet.
-func (c *callServer) CallActor(context.Context, *internalsv1.InternalInvokeRequest) (*internalsv1.InternalInvokeResponse, error) {
-	return nil, errNoActors("CallActor")
-}
-
-// CallActorReminder is not served yet.
-func (c *callServer) CallActorReminder(context.Context, *internalsv1.Reminder) (*emptypb.Empty, error) {
-	return nil, errNoActors("CallActorReminder")
-}
-
-// CallActorStream is not served yet.
-func (c *callServer) CallActorStream(*internalsv1.InternalInvokeRequest, grpc.ServerStreamingServer[internalsv1.InternalInvokeResponse]) error {
-	return errNoActors("CallActorStream")
 }
 
 // badLeading is a call without what its first message must have.

@@ -34,7 +34,9 @@ type peer struct {
 	target Target
 	// host is the address as it is dialled.
 	host string
-	http *http1.Client
+	// dialTimeout bounds the opening of a connection with its handshake.
+	dialTimeout time.Duration
+	http        *http1.Client
 
 	// users and lastUse belong to the client's lock.
 	users   int
@@ -56,8 +58,8 @@ type probe struct {
 	err  error
 }
 
-func newPeer(c *Client, target Target) *peer {
-	p := &peer{client: c, target: target, host: strings.TrimPrefix(target.Address, "dns:///")}
+func newPeer(c *Client, target Target, dialTimeout time.Duration) *peer {
+	p := &peer{client: c, target: target, host: strings.TrimPrefix(target.Address, "dns:///"), dialTimeout: dialTimeout}
 	if c.options.GRPCOnly {
 		p.speaks = speaksGRPC
 	}
@@ -218,7 +220,7 @@ func question(c net.Conn, host string) (limit int, err error) {
 
 // dial opens a connection to the peer and secures it.
 func (p *peer) dial(ctx context.Context, protocols ...string) (c net.Conn, protocol string, err error) {
-	ctx, cancel := context.WithTimeout(ctx, p.client.options.DialTimeout)
+	ctx, cancel := context.WithTimeout(ctx, p.dialTimeout)
 	defer cancel()
 	raw, err := p.client.options.Dial(ctx, p.host)
 	if err != nil {

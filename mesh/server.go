@@ -29,6 +29,8 @@ type ServerOptions struct {
 	// the answer is closed. A failure should be a gRPC status; any other error becomes Unknown. Its context ends when the
 	// caller goes away and when the answer is complete.
 	Handler func(ctx context.Context, req *invocation.Request) (*invocation.Response, error)
+	// Actors serves calls of actors from other sidecars; nil refuses them as Unimplemented.
+	Actors ActorServer
 	// Proxy serves gRPC methods that are not the sidecars' own; nil refuses them as Unimplemented. The
 	// messages of its streams are each an [invocation.Frame].
 	Proxy grpc.StreamHandler

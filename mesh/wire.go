@@ -19,7 +19,8 @@ import (
 
 // The exchange's own headers. They say what HTTP itself cannot; apps never see them and cannot send them.
 //
-// A request carries Outrigger-Exchange: "1" from an HTTP client or "1 grpc" from a gRPC client. An answer carries there what
+// A request carries Outrigger-Exchange: "1" from an HTTP client or "1 grpc" from a gRPC client, or "1 unary" when it is no call of an
+// app but a method of the internal protocol, with its message as the body; the path is the method's name. An answer carries there what
 // it is: "app" is an HTTP app's answer, "grpc" a gRPC app's, "error" a failure of the callee's sidecar.
 const (
 	reserved = "Outrigger-"
@@ -42,6 +43,7 @@ const (
 
 	exchangeVersion  = "1"
 	exchangeFromGRPC = "1 grpc"
+	exchangeUnary    = "1 unary"
 	kindApp          = "app"
 	kindGRPC         = "grpc"
 	kindError        = "error"
