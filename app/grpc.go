@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/base64"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"google.golang.org/grpc"
@@ -26,6 +27,8 @@ type GRPCChannel struct {
 	conns   *Conns
 	gate    *gate
 	health  *Health
+	// alphaJobs is true when the app was last found to take jobs by the former name of the method.
+	alphaJobs atomic.Bool
 }
 
 var _ Channel = (*GRPCChannel)(nil)

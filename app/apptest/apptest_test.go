@@ -64,8 +64,16 @@ func TestCallbacks(t *testing.T) {
 			note("OnBindingEvent")
 			return &runtimev1.BindingEventResponse{}, nil
 		},
+		JobEvent: func(context.Context, *runtimev1.JobEventRequest) (*runtimev1.JobEventResponse, error) {
+			note("OnJobEvent")
+			return &runtimev1.JobEventResponse{}, nil
+		},
+		JobEventAlpha1: func(context.Context, *runtimev1.JobEventRequest) (*runtimev1.JobEventResponse, error) {
+			note("OnJobEventAlpha1")
+			return &runtimev1.JobEventResponse{}, nil
+		},
 	}
-	order := []string{"OnInvoke", "HealthCheck", "ListTopicSubscriptions", "OnTopicEvent", "OnBulkTopicEvent", "OnBulkTopicEventAlpha1", "ListInputBindings", "OnBindingEvent"}
+	order := []string{"OnInvoke", "HealthCheck", "ListTopicSubscriptions", "OnTopicEvent", "OnBulkTopicEvent", "OnBulkTopicEventAlpha1", "ListInputBindings", "OnBindingEvent", "OnJobEvent", "OnJobEventAlpha1"}
 	for _, tc := range []struct {
 		name, protocol string
 		app            *apptest.Callbacks
@@ -85,7 +93,7 @@ func TestCallbacks(t *testing.T) {
 			c := apptest.Open(t, app.New, app.Options{Protocol: protocol, Port: apptest.ServeGRPC(t, tc.protocol, tc.app)})
 			conns, ctx := c.(*app.GRPCChannel).Conns(), t.Context()
 			callbacks, alpha := runtimev1.NewAppCallbackClient(conns), runtimev1.NewAppCallbackAlphaClient(conns)
-			var errs [8]error
+			var errs [10]error
 			_, errs[0] = callbacks.OnInvoke(ctx, &commonv1.InvokeRequest{})
 			_, errs[1] = runtimev1.NewAppCallbackHealthCheckClient(conns).HealthCheck(ctx, &emptypb.Empty{})
 			_, errs[2] = callbacks.ListTopicSubscriptions(ctx, &emptypb.Empty{})
@@ -94,6 +102,8 @@ func TestCallbacks(t *testing.T) {
 			_, errs[5] = alpha.OnBulkTopicEventAlpha1(ctx, &runtimev1.TopicEventBulkRequest{})
 			_, errs[6] = callbacks.ListInputBindings(ctx, &emptypb.Empty{})
 			_, errs[7] = callbacks.OnBindingEvent(ctx, &runtimev1.BindingEventRequest{})
+			_, errs[8] = callbacks.OnJobEvent(ctx, &runtimev1.JobEventRequest{})
+			_, errs[9] = alpha.OnJobEventAlpha1(ctx, &runtimev1.JobEventRequest{})
 			for i, err := range errs {
 				if status.Code(err) != tc.code {
 					t.Errorf("%s: %v, want %s", order[i], err, tc.code)

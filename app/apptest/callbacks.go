@@ -32,6 +32,10 @@ type Callbacks struct {
 	InputBindings func(context.Context) (*runtimev1.ListInputBindingsResponse, error)
 	// BindingEvent answers OnBindingEvent.
 	BindingEvent func(context.Context, *runtimev1.BindingEventRequest) (*runtimev1.BindingEventResponse, error)
+
+	// JobEvent answers OnJobEvent and JobEventAlpha1 OnJobEventAlpha1.
+	JobEvent       func(context.Context, *runtimev1.JobEventRequest) (*runtimev1.JobEventResponse, error)
+	JobEventAlpha1 func(context.Context, *runtimev1.JobEventRequest) (*runtimev1.JobEventResponse, error)
 }
 
 // OnInvoke implements runtimev1.AppCallbackServer, as the methods below implement it and those of the other two services.
@@ -99,4 +103,20 @@ func (c *Callbacks) OnBindingEvent(ctx context.Context, in *runtimev1.BindingEve
 		return c.UnimplementedAppCallbackServer.OnBindingEvent(ctx, in)
 	}
 	return c.BindingEvent(ctx, in)
+}
+
+// OnJobEvent calls JobEvent.
+func (c *Callbacks) OnJobEvent(ctx context.Context, in *runtimev1.JobEventRequest) (*runtimev1.JobEventResponse, error) {
+	if c.JobEvent == nil {
+		return c.UnimplementedAppCallbackServer.OnJobEvent(ctx, in)
+	}
+	return c.JobEvent(ctx, in)
+}
+
+// OnJobEventAlpha1 calls JobEventAlpha1.
+func (c *Callbacks) OnJobEventAlpha1(ctx context.Context, in *runtimev1.JobEventRequest) (*runtimev1.JobEventResponse, error) {
+	if c.JobEventAlpha1 == nil {
+		return c.UnimplementedAppCallbackAlphaServer.OnJobEventAlpha1(ctx, in)
+	}
+	return c.JobEventAlpha1(ctx, in)
 }
