@@ -3,7 +3,6 @@ package sidecar
 import (
 	"context"
 	"fmt"
-	"slices"
 	"time"
 
 	"outrigger.dev/app"
@@ -33,6 +32,7 @@ func (s *Sidecar) appOptions() app.Options {
 func (s *Sidecar) awaitApp(ctx context.Context, start time.Time, target *health.Target) {
 	o := &s.options
 	if s.channel == nil {
+		s.hostApp(ctx)
 		s.outbox.Start()
 		s.running(start, target)
 		return
@@ -43,7 +43,7 @@ func (s *Sidecar) awaitApp(ctx context.Context, start time.Time, target *health.
 	// Without health checks the app counts as healthy now, and is asked before the sidecar calls itself ready.
 	configured := !o.EnableAppHealthCheck
 	if configured {
-		s.readAppConfig(ctx)
+		s.hostApp(ctx)
 		select {
 		case <-s.pubsub.StartApp():
 		case <-ctx.Done():
@@ -53,14 +53,13 @@ func (s *Sidecar) awaitApp(ctx context.Context, start time.Time, target *health.
 	}
 	s.channel.Health().OnChange(func(healthy bool) {
 		if !healthy {
+			s.dropApp(ctx)
 			s.pubsub.StopApp()
 			s.bindings.Stop()
 			return
 		}
-		if !configured {
-			configured = true
-			s.readAppConfig(ctx)
-		}
+		configured = true
+		s.hostApp(ctx)
 		s.pubsub.StartApp()
 		s.startBindings(ctx)
 		s.outbox.Start()
@@ -94,22 +93,6 @@ func (s *Sidecar) running(start time.Time, target *health.Target) {
 
 // appConfigTimeout bounds asking the app for its configuration.
 const appConfigTimeout = 30 * time.Second
-
-// readAppConfig asks the app for its configuration, which is about actors; this version only logs that it came.
-func (s *Sidecar) readAppConfig(ctx context.Context) {
-	if slices.Contains(s.options.DisableInitEndpoints, "config") {
-		return
-	}
-	ctx, cancel := context.WithTimeout(ctx, appConfigTimeout)
-	defer cancel()
-	config, err := s.channel.Config(ctx)
-	switch {
-	case err != nil:
-		s.log.Warn("the app's configuration could not be read", "error", err)
-	case config != nil:
-		s.log.Info("application configuration loaded")
-	}
-}
 
 // appUnhealthy is closed when the app is not healthy, at once when it never was or there is none; nil never.
 func (s *Sidecar) appUnhealthy() <-chan struct{} {

@@ -39,6 +39,7 @@ type loader struct {
 	pubsub      *pubsub.PubSub
 	bindings    *bindings.Bindings
 	outbox      *outbox.Outbox
+	hosting     *hosting
 	middlewares *pipeline.Middlewares
 	// strictSandbox has WebAssembly middlewares run strictly, whatever their resources say.
 	strictSandbox bool
@@ -233,9 +234,12 @@ func (l *loader) add(ctx context.Context, order int, c *resource.Component, o op
 		if err := l.outbox.Add(c.Metadata.Name, instance, o.properties); err != nil {
 			return initFailure(createFailure, c, errors.Join(err, l.state.Remove(ctx, c.Metadata.Name), instance.Close()))
 		}
+		if err := l.hosting.addActorStore(ctx, c.Metadata.Name, instance, o.properties); err != nil {
+			return initFailure(initFailed, c, errors.Join(err, l.state.Remove(ctx, c.Metadata.Name), l.outbox.Remove(ctx, c.Metadata.Name), instance.Close()))
+		}
 		entry.capabilities = statestores.Capabilities(instance)
 		entry.close = func(ctx context.Context) error {
-			return errors.Join(l.state.Remove(ctx, c.Metadata.Name), l.outbox.Remove(ctx, c.Metadata.Name), instance.Close())
+			return errors.Join(l.hosting.removeActorStore(ctx, c.Metadata.Name), l.state.Remove(ctx, c.Metadata.Name), l.outbox.Remove(ctx, c.Metadata.Name), instance.Close())
 		}
 	case secretstores.Store:
 		if err := l.secrets.Add(c.Metadata.Name, instance); err != nil {

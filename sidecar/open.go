@@ -191,8 +191,6 @@ func (s *Sidecar) openInvocation(ctx context.Context, identity components.Sideca
 	s.endpoints.now.Store(external)
 	options.External = &s.endpoints
 	down.close = append(down.close, s.endpoints.Close)
-	s.peers = mesh.NewClient(mesh.ClientOptions{MaxBodySize: o.MaxBodySize, Security: s.security(), Dial: o.Dial, Log: s.log, Metrics: s.metrics, Clock: o.Clock})
-	down.close = append(down.close, func(context.Context) error { s.peers.Close(); return nil })
 	options.Peers, options.Streams = s.peers, s.peers
 	s.invoke = invoke.New(options)
 	down.drain = append(down.drain, s.invoke.Drain)

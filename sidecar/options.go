@@ -93,8 +93,14 @@ type Options struct {
 	// DisableKubernetesSecrets does without the built-in secret store of Kubernetes mode.
 	DisableKubernetesSecrets bool
 
-	PlacementAddresses     []string
-	SchedulerAddresses     []string
+	// PlacementAddresses are those of placement services, "host:port"; without any there are no actors.
+	PlacementAddresses []string
+	// ActorsDisseminateTimeout bounds a round of placement; 0 means 30 s.
+	ActorsDisseminateTimeout time.Duration
+	// SchedulerAddresses are those of scheduler services, "host:port"; without any there are no jobs and reminders.
+	SchedulerAddresses []string
+	// SchedulerJobStreams is how many streams there are to every scheduler; 0 means 3.
+	SchedulerJobStreams    int
 	ComponentsSocketFolder string
 
 	// Version is shown by the metadata API.
@@ -125,7 +131,8 @@ func Defaults() Options {
 		AppProtocol: "http", AppChannelAddress: "127.0.0.1", AppMaxConcurrency: -1,
 		AppHealthCheckPath: "/healthz", AppHealthProbeInterval: 5 * time.Second, AppHealthProbeTimeout: 500 * time.Millisecond, AppHealthThreshold: 3,
 		AppBindingOptionsTimeout: bindings.DefaultProbeTimeout,
-		HTTPPort:                 3500, GRPCPort: 50001, ListenAddresses: []string{""},
+		ActorsDisseminateTimeout: 30 * time.Second, SchedulerJobStreams: 3,
+		HTTPPort: 3500, GRPCPort: 50001, ListenAddresses: []string{""},
 		EnableMetrics: true, MetricsPort: 9090, MetricsListenAddress: "0.0.0.0", ProfilePort: 7777,
 		MaxBodySize: 4 << 20, ReadBufferSize: 4 << 10, GracefulShutdown: 5 * time.Second,
 		NameResolution: "mdns", Version: "edge",
@@ -185,6 +192,12 @@ func (o *Options) complete() error {
 	}
 	if o.Version == "" {
 		o.Version = "edge"
+	}
+	if o.ActorsDisseminateTimeout <= 0 {
+		o.ActorsDisseminateTimeout = 30 * time.Second
+	}
+	if o.SchedulerJobStreams <= 0 {
+		o.SchedulerJobStreams = 3
 	}
 	return nil
 }

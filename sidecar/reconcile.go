@@ -120,6 +120,7 @@ func (l *loader) replace(ctx context.Context, old *loaded, c *resource.Component
 	// Until the new version is there, requests do not slip past a middleware.
 	l.middlewares.Hold(old.name)
 	defer l.middlewares.Release(old.name)
+	defer l.hosting.replaceActorStore(old.name)()
 	l.retire(ctx, old)
 	missing, err := l.open(ctx, old.order, c)
 	switch {

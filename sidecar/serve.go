@@ -14,8 +14,10 @@ import (
 
 	"outrigger.dev/api"
 	runtimev1 "outrigger.dev/api/gen/runtime/v1"
+	"outrigger.dev/blocks/actors"
 	"outrigger.dev/blocks/bindings"
 	"outrigger.dev/blocks/invoke"
+	"outrigger.dev/blocks/jobs"
 	"outrigger.dev/blocks/pubsub"
 	"outrigger.dev/blocks/secrets"
 	"outrigger.dev/blocks/state"
@@ -115,6 +117,8 @@ type daprServer struct {
 	invoke.InvokeServer
 	pubsub.PubsubServer
 	bindings.BindingsServer
+	actors.ActorsServer
+	jobs.JobsServer
 	statusServer
 	unbuiltServer
 }
@@ -148,7 +152,7 @@ func (s *Sidecar) serveAPIs(ctx context.Context, down *teardown, targets map[str
 	}
 	grpcServer := server.NewGRPC(server.GRPCOptions{
 		Proxy:   s.invoke.Proxy,
-		Dapr:    &daprServer{StateServer: s.loader.state.Server(), SecretsServer: s.loader.secrets.Server(), InvokeServer: invoke.NewServer(s.invoke), PubsubServer: s.pubsub.Server(), BindingsServer: s.bindings.Server(), statusServer: statusServer{s}},
+		Dapr:    &daprServer{StateServer: s.loader.state.Server(), SecretsServer: s.loader.secrets.Server(), InvokeServer: invoke.NewServer(s.invoke), PubsubServer: s.pubsub.Server(), BindingsServer: s.bindings.Server(), ActorsServer: s.hosting.service.Server(), JobsServer: s.hosting.jobs.Server(), statusServer: statusServer{s}},
 		Unbuilt: unbuiltMethods(), Token: o.APIToken, Access: s.config.Spec.API.GRPC(), MaxMessageBytes: int(o.MaxBodySize),
 		MaxHeaderBytes: uint32(min(o.ReadBufferSize*1024, 1<<31)), AppID: o.AppID, Tracer: s.traces.Tracer(), APILog: apiLog, Metrics: s.metrics, Log: logging.Scope(o.Log, logging.ScopeGRPC),
 	})
@@ -227,7 +231,7 @@ func (s *Sidecar) serveListeners(h *server.HTTP, listeners []net.Listener, down 
 // routes are the endpoints that the allow and deny lists leave, and the one that takes every other call.
 func (s *Sidecar) routes() (routes []*api.Route, fallback *api.Route) {
 	all := s.ownRoutes()
-	for _, block := range [][]api.Route{s.loader.state.Routes(), s.loader.secrets.Routes(), s.pubsub.Routes(), s.bindings.Routes()} {
+	for _, block := range [][]api.Route{s.loader.state.Routes(), s.loader.secrets.Routes(), s.pubsub.Routes(), s.bindings.Routes(), s.hosting.service.Routes(), s.hosting.jobs.Routes()} {
 		for i := range block {
 			all = append(all, &block[i])
 		}
@@ -277,7 +281,7 @@ func (s *Sidecar) serveProfiling(down *teardown) error {
 func (s *Sidecar) serveInternal(down *teardown) {
 	o := &s.options
 	m := mesh.NewServer(mesh.ServerOptions{
-		Handler: s.invoke.Receive, Proxy: s.invoke.ReceiveProxied, AppID: o.AppID, Security: s.security(), MaxBodySize: o.MaxBodySize, ReadBufferSize: int(o.ReadBufferSize),
+		Handler: s.invoke.Receive, Proxy: s.invoke.ReceiveProxied, Actors: s.hosting.runtime, AppID: o.AppID, Security: s.security(), MaxBodySize: o.MaxBodySize, ReadBufferSize: int(o.ReadBufferSize),
 		Log: logging.Scope(o.Log, logging.ScopeGRPCInternal), Metrics: s.metrics,
 	})
 	s.tasks.Go(func() {

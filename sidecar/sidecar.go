@@ -64,6 +64,7 @@ type Sidecar struct {
 	appPipeline app.Pipeline
 	bindings    *bindings.Bindings
 	outbox      *outbox.Outbox
+	hosting     *hosting
 
 	channel   app.Channel
 	endpoints endpoints
@@ -256,6 +257,10 @@ func (s *Sidecar) up(ctx context.Context, down *teardown, start time.Time) error
 	}
 	s.openResolver(ctx, identity, down)
 	s.openBlocks(ctx, namespace, identity, down)
+	s.peers = mesh.NewClient(mesh.ClientOptions{MaxBodySize: o.MaxBodySize, Security: s.security(), Dial: o.Dial, Log: s.log, Metrics: s.metrics, Clock: o.Clock})
+	down.close = append(down.close, func(context.Context) error { s.peers.Close(); return nil })
+	s.openActors(identity, host)
+	s.loader.hosting = s.hosting
 	if err := s.loader.load(ctx, s.resources.Load().Components); err != nil {
 		return err
 	}
@@ -276,6 +281,7 @@ func (s *Sidecar) up(ctx context.Context, down *teardown, start time.Time) error
 	}
 	s.serveInternal(down)
 	targets[health.GRPCInternalServer].Ready()
+	s.startActors(ctx, down)
 	if s.reloader != nil {
 		s.reloader.ready()
 		s.tasks.Go(func() { s.reloader.follow(ctx) })

@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"strings"
 	"testing"
+	"time"
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/metadata"
@@ -83,7 +84,10 @@ func TestEveryMethodIsAccountedFor(t *testing.T) {
 	served := map[string]bool{}
 	for _, name := range strings.Fields("InvokeService GetState GetBulkState SaveState QueryStateAlpha1 DeleteState DeleteBulkState ExecuteStateTransaction " +
 		"GetSecret GetBulkSecret GetMetadata SetMetadata Shutdown " +
-		"PublishEvent BulkPublishEvent BulkPublishEventAlpha1 SubscribeTopicEventsAlpha1 InvokeBinding") {
+		"PublishEvent BulkPublishEvent BulkPublishEventAlpha1 SubscribeTopicEventsAlpha1 InvokeBinding " +
+		"RegisterActorTimer UnregisterActorTimer RegisterActorReminder UnregisterActorReminder UnregisterActorRemindersByType ListActorReminders " +
+		"GetActorReminder GetActorState ExecuteActorStateTransaction InvokeActor SubscribeActorEventsAlpha1 " +
+		"ScheduleJobAlpha1 ScheduleJob GetJobAlpha1 GetJob DeleteJobAlpha1 DeleteJob DeleteJobsByPrefixAlpha1 DeleteJobsByPrefix ListJobsAlpha1 ListJobs") {
 		served["/"+runtimev1.Dapr_ServiceDesc.ServiceName+"/"+name] = true
 	}
 	n := 0
@@ -116,6 +120,10 @@ func TestMetadata(t *testing.T) {
 		t.Fatal(err)
 	}
 	r := s.Get("/v1.0/metadata")
+	// What the app hosts is known once it is healthy.
+	for deadline := time.Now().Add(10 * time.Second); strings.Contains(r.Body, "INITIALIZING") && time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
+		r = s.Get("/v1.0/metadata")
+	}
 	want := fmt.Sprintf(`{"id":"app","runtimeVersion":"1.2.3","enabledFeatures":["HotReload","WorkflowsRemoteActivityReminder"],`+
 		`"components":[{"name":"st","type":"state.in-memory","version":"v1","capabilities":["ETAG","TRANSACTIONAL","TTL","DELETE_WITH_PREFIX","KEYS_LIKE","ACTOR"]}],`+
 		`"extended":{"cliPID":"42","daprRuntimeVersion":"1.2.3","k":"\u003cv\u003e"},`+

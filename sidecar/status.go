@@ -99,12 +99,14 @@ type metadataReply struct {
 	ID                      string              `json:"id,omitempty"`
 	RuntimeVersion          string              `json:"runtimeVersion,omitempty"`
 	EnabledFeatures         []string            `json:"enabledFeatures,omitempty"`
+	Actors                  []actorCountReply   `json:"actors,omitempty"`
 	Components              []componentReply    `json:"components,omitempty"`
 	Extended                map[string]string   `json:"extended,omitempty"`
 	Subscriptions           []subscriptionReply `json:"subscriptions,omitempty"`
 	HTTPEndpoints           []nameReply         `json:"httpEndpoints,omitempty"`
 	AppConnectionProperties *appConnectionReply `json:"appConnectionProperties,omitempty"`
 	ActorRuntime            actorRuntimeReply   `json:"actorRuntime"`
+	Scheduler               *schedulerReply     `json:"scheduler,omitempty"`
 	Resiliencies            []nameReply         `json:"resiliencies,omitempty"`
 }
 
@@ -149,16 +151,34 @@ type appHealthReply struct {
 }
 
 type actorRuntimeReply struct {
-	RuntimeStatus string `json:"runtimeStatus"`
-	HostReady     bool   `json:"hostReady"`
-	Placement     string `json:"placement,omitempty"`
+	RuntimeStatus string            `json:"runtimeStatus"`
+	ActiveActors  []actorCountReply `json:"activeActors,omitempty"`
+	HostReady     bool              `json:"hostReady"`
+	Placement     string            `json:"placement,omitempty"`
+}
+
+type actorCountReply struct {
+	Type  string `json:"type"`
+	Count int    `json:"count,omitempty"`
+}
+
+type schedulerReply struct {
+	ConnectedAddresses []string `json:"connected_addresses,omitempty"`
 }
 
 func (s *Sidecar) metadata() metadataReply {
 	m := metadataReply{
 		ID: s.options.AppID, RuntimeVersion: s.options.Version, EnabledFeatures: s.features,
-		Extended:     s.extended.all(),
-		ActorRuntime: actorRuntimeReply{RuntimeStatus: "DISABLED", Placement: "placement: disconnected"},
+		Extended: s.extended.all(),
+	}
+	status := s.hosting.runtime.Status()
+	m.ActorRuntime = actorRuntimeReply{RuntimeStatus: status.State, HostReady: status.HostReady, Placement: status.Placement}
+	for _, active := range status.Active {
+		m.ActorRuntime.ActiveActors = append(m.ActorRuntime.ActiveActors, actorCountReply{active.Type, active.Count})
+	}
+	m.Actors = m.ActorRuntime.ActiveActors
+	if connected := s.hosting.scheduler.Connected(); len(connected) > 0 {
+		m.Scheduler = &schedulerReply{connected}
 	}
 	if m.Extended == nil {
 		m.Extended = map[string]string{}
@@ -260,7 +280,18 @@ func (g statusServer) GetMetadata(context.Context, *runtimev1.GetMetadataRequest
 	m := g.sidecar.metadata()
 	out := &runtimev1.GetMetadataResponse{
 		Id: m.ID, RuntimeVersion: m.RuntimeVersion, EnabledFeatures: m.EnabledFeatures, ExtendedMetadata: m.Extended,
-		ActorRuntime: &runtimev1.ActorRuntime{RuntimeStatus: runtimev1.ActorRuntime_DISABLED, Placement: m.ActorRuntime.Placement},
+		ActorRuntime: &runtimev1.ActorRuntime{
+			RuntimeStatus: runtimev1.ActorRuntime_ActorRuntimeStatus(runtimev1.ActorRuntime_ActorRuntimeStatus_value[m.ActorRuntime.RuntimeStatus]),
+			HostReady:     m.ActorRuntime.HostReady, Placement: m.ActorRuntime.Placement,
+		},
+	}
+	for _, a := range m.Actors {
+		count := &runtimev1.ActiveActorsCount{Type: a.Type, Count: int32(a.Count)}
+		out.ActorRuntime.ActiveActors = append(out.ActorRuntime.ActiveActors, count)
+		out.ActiveActorsCount = append(out.ActiveActorsCount, count)
+	}
+	if m.Scheduler != nil {
+		out.Scheduler = &runtimev1.MetadataScheduler{ConnectedAddresses: m.Scheduler.ConnectedAddresses}
 	}
 	for _, c := range m.Components {
 		out.RegisteredComponents = append(out.RegisteredComponents, &runtimev1.RegisteredComponents{Name: c.Name, Type: c.Type, Version: c.Version, Capabilities: c.Capabilities})

@@ -10,8 +10,6 @@ import (
 // unbuiltMethods maps the full gRPC methods of blocks that this version does not have yet to the block's name.
 func unbuiltMethods() map[string]string {
 	blocks := map[string]string{
-		"actors": "RegisterActorTimer UnregisterActorTimer RegisterActorReminder UnregisterActorReminder UnregisterActorRemindersByType " +
-			"ListActorReminders GetActorReminder GetActorState ExecuteActorStateTransaction InvokeActor SubscribeActorEventsAlpha1",
 		"configuration": "GetConfigurationAlpha1 GetConfiguration SubscribeConfigurationAlpha1 SubscribeConfiguration " +
 			"UnsubscribeConfigurationAlpha1 UnsubscribeConfiguration",
 		"distributed lock": "TryLockAlpha1 UnlockAlpha1",
@@ -20,8 +18,6 @@ func unbuiltMethods() map[string]string {
 		"workflow": "StartWorkflowAlpha1 GetWorkflowAlpha1 PurgeWorkflowAlpha1 TerminateWorkflowAlpha1 PauseWorkflowAlpha1 ResumeWorkflowAlpha1 " +
 			"RaiseEventWorkflowAlpha1 StartWorkflowBeta1 GetWorkflowBeta1 PurgeWorkflowBeta1 TerminateWorkflowBeta1 PauseWorkflowBeta1 " +
 			"ResumeWorkflowBeta1 RaiseEventWorkflowBeta1",
-		"jobs": "ScheduleJobAlpha1 ScheduleJob GetJobAlpha1 GetJob DeleteJobAlpha1 DeleteJob DeleteJobsByPrefixAlpha1 DeleteJobsByPrefix " +
-			"ListJobsAlpha1 ListJobs",
 		"conversation": "ConverseAlpha1 ConverseAlpha2",
 	}
 	methods := map[string]string{}
@@ -43,29 +39,11 @@ func unbuiltRoutes() []*api.Route {
 		}
 		routes = append(routes, &api.Route{Methods: strings.Fields(methods), Path: path, Name: name, Group: group, Handler: handler})
 	}
-	const write = "POST PUT"
 	for version, group := range map[string]string{"v1.0": "v1", "v1.0-alpha1": "v1alpha1"} {
 		store := "/" + version + "/configuration/{storeName}"
 		add("configuration", group+"/configuration", "GET", store, "GetConfiguration")
 		add("configuration", group+"/configuration", "GET", store+"/subscribe", "SubscribeConfiguration")
 		add("configuration", group+"/configuration", "GET", store+"/{configurationSubscribeID}/unsubscribe", "UnsubscribeConfiguration")
-		job := "/" + version + "/jobs/{name}"
-		add("jobs", group+"/jobs", "POST", job, "ScheduleJob")
-		add("jobs", group+"/jobs", "GET", job, "GetJob")
-		add("jobs", group+"/jobs", "DELETE", job, "DeleteJob")
-	}
-	const actor = "/v1.0/actors/{actorType}/{actorId}"
-	for _, r := range [][3]string{
-		{"GET POST PUT DELETE", "/method/{method}", "InvokeActor"},
-		{write, "/state", "ExecuteActorStateTransaction"},
-		{"GET", "/state/{key}", "GetActorState"},
-		{write, "/reminders/{name}", "RegisterActorReminder"},
-		{"GET", "/reminders/{name}", "GetActorReminder"},
-		{"DELETE", "/reminders/{name}", "UnregisterActorReminder"},
-		{write, "/timers/{name}", "RegisterActorTimer"},
-		{"DELETE", "/timers/{name}", "UnregisterActorTimer"},
-	} {
-		add("actors", "v1/actors", r[0], actor+r[1], r[2])
 	}
 	for version, group := range map[string]string{"v1.0": "v1", "v1.0-beta1": "v1beta1", "v1.0-alpha1": "v1alpha1"} {
 		for _, r := range [][3]string{

@@ -111,9 +111,6 @@ func (p *Process) serve(f *flags) int {
 
 	o.Log.Info(fmt.Sprintf("Starting Dapr Runtime -- version %s -- commit %s", p.Build.Version, p.Build.Commit))
 	o.Log.Info("Log level set to: " + strings.ToLower(f.logLevel))
-	if names := f.withoutEffect(); len(names) > 0 {
-		o.Log.Info("These flags have no effect in this version yet: " + strings.Join(names, ", "))
-	}
 	if f.set.NArg() > 0 {
 		// Often the value of a boolean flag, as in "--enable-metrics false".
 		o.Log.Warn(fmt.Sprintf("the arguments %q are ignored: daprd takes only flags; write the value of a boolean flag as --flag=value", f.set.Args()))

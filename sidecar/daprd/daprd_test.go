@@ -117,7 +117,6 @@ func TestMainWithoutServing(t *testing.T) {
 		{"configuration", []string{"--app-id", "a", "--metrics-port", "0", "--config", "./nope"}, 1, "Fatal error from runtime: error loading configuration: stat ./nope: no such file or directory", ""},
 		{"start lines", []string{"--log-level", "INFO"}, 1, "Starting Dapr Runtime -- version 1.2.3 -- commit abc", ""},
 		{"level line", []string{"--log-level", "INFO"}, 1, "Log level set to: info", ""},
-		{"no effect", []string{"--placement-host-address", "a:1"}, 1, "These flags have no effect in this version yet: --placement-host-address", ""},
 		{"stray argument", []string{"--enable-metrics", "false"}, 1, "are ignored", ""},
 		{"graceful without limit", []string{"--dapr-graceful-shutdown-seconds", "0"}, 1, "Graceful shutdown timeout is infinite", ""},
 	}

@@ -2,7 +2,6 @@ package daprd
 
 import (
 	"io"
-	"strings"
 	"time"
 
 	"github.com/spf13/pflag"
@@ -121,7 +120,7 @@ func newFlags(stderr io.Writer) *flags {
 	s.BoolVar(&f.enableMTLS, "enable-mtls", false, "Encrypt and authenticate traffic between sidecars, with certificates of the certificate authority")
 	s.BoolVar(&f.disableKubernetesSecrets, "disable-builtin-k8s-secret-store", false, "Do without the built-in Kubernetes secret store")
 	s.StringVar(&f.reminders, "reminders-service", "", "Has no effect")
-	s.StringVar(&f.actors, "actors-service", "", "Has no effect")
+	s.StringVar(&f.actors, "actors-service", "", "placement:ADDRESSES, as --placement-host-address")
 
 	s.BoolVar(&f.version, "version", false, "Print the version and exit")
 	s.BoolVar(&f.buildInfo, "build-info", false, "Print what was built from and exit")
@@ -151,20 +150,4 @@ func doubleDashes(args []string) []string {
 		out[i] = a
 	}
 	return out
-}
-
-// withoutEffect names the flags that were given a value of their own but serve parts this version does not have, in the order
-// of their names.
-func (f *flags) withoutEffect() []string {
-	later := map[string]bool{
-		"placement-host-address": true, "actors-disseminate-timeout": true,
-		"scheduler-host-address": true, "scheduler-job-streams": true,
-	}
-	var names []string
-	f.set.VisitAll(func(flag *pflag.Flag) {
-		if later[flag.Name] && flag.Changed && flag.Value.String() != flag.DefValue && strings.Trim(flag.Value.String(), `"' []`) != "" {
-			names = append(names, "--"+flag.Name)
-		}
-	})
-	return names
 }

@@ -141,13 +141,35 @@ func TestRefusedOptions(t *testing.T) {
 	}
 }
 
-func TestFlagsWithoutEffect(t *testing.T) {
-	_, f, err := optionsOf(t, nil, "--placement-host-address", "a:1", "--sentry-address", "", "--scheduler-job-streams", "3", "--hot-reload-reconcile-interval", "5s", "--app-id", "x")
-	if err != nil {
-		t.Fatal(err)
+// TestActorFlags has the flags of placement and the scheduler, with their old spelling and the variable that stands in for a flag.
+func TestActorFlags(t *testing.T) {
+	dns := map[string]string{"DAPR_SCHEDULER_HOST_ADDRESS_DNS_A": "s1:50006,s2:50006"}
+	for _, c := range []struct {
+		args                 []string
+		env                  map[string]string
+		placement, scheduler []string
+		streams              int
+		disseminate          time.Duration
+	}{
+		{nil, nil, nil, nil, 3, 30 * time.Second},
+		{[]string{"--placement-host-address", ` "" `, "--scheduler-host-address", ""}, dns, nil, nil, 3, 30 * time.Second},
+		{[]string{"--placement-host-address", "a:1, b:2"}, dns, []string{"a:1", "b:2"}, []string{"s1:50006", "s2:50006"}, 3, 30 * time.Second},
+		{[]string{"--actors-service", "placement:a:1,b:2", "--scheduler-host-address", "c:3,d:4", "--scheduler-job-streams", "1", "--actors-disseminate-timeout", "5s"}, dns, []string{"a:1", "b:2"}, []string{"c:3", "d:4"}, 1, 5 * time.Second},
+		{[]string{"--actors-service", "placement:a:1", "--placement-host-address", "b:2"}, nil, []string{"b:2"}, nil, 3, 30 * time.Second},
+	} {
+		o, _, err := optionsOf(t, c.env, append(c.args, "--app-id", "x")...)
+		if err != nil {
+			t.Errorf("%q: %v", c.args, err)
+			continue
+		}
+		if !slices.Equal(o.PlacementAddresses, c.placement) || !slices.Equal(o.SchedulerAddresses, c.scheduler) || o.SchedulerJobStreams != c.streams || o.ActorsDisseminateTimeout != c.disseminate {
+			t.Errorf("%q: placement %q, scheduler %q, %d streams, %s", c.args, o.PlacementAddresses, o.SchedulerAddresses, o.SchedulerJobStreams, o.ActorsDisseminateTimeout)
+		}
 	}
-	if got, want := f.withoutEffect(), []string{"--placement-host-address"}; !slices.Equal(got, want) {
-		t.Errorf("got %v, want %v", got, want)
+	for _, c := range []struct{ flag, value string }{{"--scheduler-job-streams", "0"}, {"--actors-disseminate-timeout", "0s"}, {"--actors-service", "redis:a:1"}} {
+		if _, _, err := optionsOf(t, nil, c.flag, c.value, "--app-id", "x"); err == nil {
+			t.Errorf("%s %s is taken", c.flag, c.value)
+		}
 	}
 }
 

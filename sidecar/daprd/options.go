@@ -142,12 +142,8 @@ func (f *flags) options(o *sidecar.Options, lookup func(string) (string, bool)) 
 	o.AppBindingOptionsTimeout = f.bindingTimeout
 	f.health(o)
 
-	if strings.Trim(f.placement, `"' `) != "" {
-		o.PlacementAddresses = strings.Split(f.placement, ",")
-	}
-	o.SchedulerAddresses = f.scheduler
-	if dns := env("DAPR_SCHEDULER_HOST_ADDRESS_DNS_A"); dns != "" && !f.set.Changed("scheduler-host-address") {
-		o.SchedulerAddresses = strings.Split(dns, ",")
+	if err := f.actorServices(o, env); err != nil {
+		return err
 	}
 
 	f.controlPlane(o)
@@ -156,6 +152,36 @@ func (f *flags) options(o *sidecar.Options, lookup func(string) (string, bool)) 
 	o.Registry = registry
 	o.LookupEnv = published(o, lookup)
 	return nil
+}
+
+// actorServices reads where placement and the scheduler are (Dapr API, actors: flags of the sidecar).
+func (f *flags) actorServices(o *sidecar.Options, env func(string) string) error {
+	placement := f.placement
+	if f.actors != "" && !f.set.Changed("placement-host-address") {
+		var ok bool
+		if placement, ok = strings.CutPrefix(f.actors, "placement:"); !ok {
+			return fmt.Errorf("invalid value for --actors-service: %q; write placement:HOST:PORT, or use --placement-host-address", f.actors)
+		}
+	}
+	o.PlacementAddresses = addresses(placement)
+	scheduler := strings.Join(f.scheduler, ",")
+	if !f.set.Changed("scheduler-host-address") {
+		scheduler = env("DAPR_SCHEDULER_HOST_ADDRESS_DNS_A")
+	}
+	o.SchedulerAddresses = addresses(scheduler)
+	o.SchedulerJobStreams, o.ActorsDisseminateTimeout = int(min(f.schedulerStreams, 1<<16)), f.disseminateTimeout
+	return nil
+}
+
+// addresses are those of a comma separated list. Quotes around nothing are nothing.
+func addresses(list string) []string {
+	var found []string
+	for a := range strings.SplitSeq(list, ",") {
+		if a = strings.Trim(a, `"' `); a != "" {
+			found = append(found, a)
+		}
+	}
+	return found
 }
 
 // checkMode checks the mode and what belongs to the control plane.
