@@ -1,12 +1,9 @@
 package sentry
 
 import (
-	"net/http"
-
 	"github.com/prometheus/client_golang/prometheus"
-	"github.com/prometheus/client_golang/prometheus/collectors"
-	"github.com/prometheus/client_golang/prometheus/promhttp"
 
+	"outrigger.dev/controlplane/internal/serving"
 	"outrigger.dev/controlplane/sentry/ca"
 )
 
@@ -23,7 +20,7 @@ type metrics struct {
 }
 
 func newMetrics() *metrics {
-	m := &metrics{registry: prometheus.NewRegistry()}
+	m := &metrics{registry: serving.NewMetrics()}
 	counter := func(name, help string) prometheus.Counter {
 		c := prometheus.NewCounter(prometheus.CounterOpts{Name: "dapr_sentry_" + name, Help: help})
 		m.registry.MustRegister(c)
@@ -40,12 +37,8 @@ func newMetrics() *metrics {
 	m.issuerExpiry = prometheus.NewGauge(prometheus.GaugeOpts{
 		Name: "dapr_sentry_issuercert_expiry_timestamp", Help: "The unix timestamp, in seconds, when the issuer certificate expires.",
 	})
-	m.registry.MustRegister(m.signFailures, m.issuerExpiry, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	m.registry.MustRegister(m.signFailures, m.issuerExpiry)
 	return m
-}
-
-func (m *metrics) handler() http.Handler {
-	return promhttp.HandlerFor(m.registry, promhttp.HandlerOpts{})
 }
 
 // authorityChanged counts another issuer.

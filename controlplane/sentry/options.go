@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
-	"strconv"
 	"time"
 
 	"github.com/jonboulle/clockwork"
@@ -142,6 +141,3 @@ func (o Options) normalised() (Options, error) {
 	}
 	return o, nil
 }
-
-// address is host:port.
-func address(host string, port int) string { return net.JoinHostPort(host, strconv.Itoa(port)) }

@@ -5,11 +5,10 @@ import (
 	"crypto/tls"
 	"fmt"
 	"net"
-	"net/http"
 
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
-	"golang.org/x/sync/errgroup"
 
+	"outrigger.dev/controlplane/internal/serving"
 	"outrigger.dev/controlplane/sentry/ca"
 	"outrigger.dev/controlplane/sentry/oidc"
 	"outrigger.dev/controlplane/sentry/validator"
@@ -18,11 +17,12 @@ import (
 
 // Health targets of the process (Dapr API, Sentry: readiness).
 const (
-	targetServer  = "sentry-server"
-	targetOIDC    = "oidc-server"
-	targetHealthz = "healthz-server"
-	targetMetrics = "metrics-server"
+	targetServer = "sentry-server"
+	targetOIDC   = "oidc-server"
 )
+
+// name is that of the service.
+const name = "sentry"
 
 // Run runs a Sentry until the context ends, which is no error. An error names what could not be used: a port, a document, a setting.
 func Run(ctx context.Context, o Options) error {
@@ -30,37 +30,23 @@ func Run(ctx context.Context, o Options) error {
 	if err != nil {
 		return err
 	}
-	s := &service{o: o, health: health.New(), metrics: newMetrics()}
-	s.group, s.ctx = errgroup.WithContext(ctx)
-	defer s.closeListeners()
-	if err := s.start(); err != nil {
-		// The context of the group has to end for what already runs.
-		s.group.Go(func() error { return err })
-	}
-	if err := s.group.Wait(); err != nil && ctx.Err() == nil {
-		return err
-	}
-	return nil
+	s := &service{Group: serving.NewGroup(ctx, name, o.Log), o: o, metrics: newMetrics()}
+	defer s.Close()
+	return s.Wait(s.start())
 }
 
 // service is a running Sentry.
 type service struct {
+	*serving.Group
 	o         Options
-	health    *health.Registry
 	metrics   *metrics
 	manager   *ca.Manager
-	group     *errgroup.Group
-	ctx       context.Context
 	addresses Addresses
-	listeners []net.Listener
 }
 
 // start starts all parts: first the ones that tell how it goes.
 func (s *service) start() error {
-	targets := []string{targetServer, health.SecurityProvider, targetHealthz}
-	if s.o.MetricsEnabled {
-		targets = append(targets, targetMetrics)
-	}
+	targets := []string{targetServer, health.SecurityProvider}
 	if s.o.OIDC.Enabled {
 		targets = append(targets, targetOIDC)
 	}
@@ -70,41 +56,40 @@ func (s *service) start() error {
 		}
 	}
 	for _, name := range targets {
-		s.health.Target(name)
+		s.Health.Target(name)
 	}
 
 	// All ports are taken before anything is generated, so that a port that is not free has no other consequence.
-	grpcListener, err := s.listen("gRPC", s.o.ListenAddress, s.o.Port, &s.addresses.GRPC)
+	grpcListener, err := s.Listen("gRPC", serving.Address{Host: s.o.ListenAddress, Port: s.o.Port})
 	if err != nil {
 		return err
 	}
-	if err := s.serve("healthz", s.o.HealthzListenAddress, s.o.HealthzPort, &s.addresses.Healthz, healthz(s.health), targetHealthz); err != nil {
+	s.addresses.GRPC = grpcListener.Addr()
+	s.addresses.Healthz, s.addresses.Metrics, err = s.Observe(serving.Observed{
+		Healthz:        serving.Address{Host: s.o.HealthzListenAddress, Port: s.o.HealthzPort},
+		MetricsEnabled: s.o.MetricsEnabled, Metrics: serving.Address{Host: s.o.MetricsListenAddress, Port: s.o.MetricsPort},
+	}, serving.MetricsHandler(s.metrics.registry), nil)
+	if err != nil {
 		return err
-	}
-	if s.o.MetricsEnabled {
-		mux := http.NewServeMux()
-		mux.Handle("/", s.metrics.handler())
-		if err := s.serve("metrics", s.o.MetricsListenAddress, s.o.MetricsPort, &s.addresses.Metrics, mux, targetMetrics); err != nil {
-			return err
-		}
 	}
 	var oidcListener net.Listener
 	if s.o.OIDC.Enabled {
-		if oidcListener, err = s.listen("OIDC", s.o.OIDC.ListenAddress, s.o.OIDC.Port, &s.addresses.OIDC); err != nil {
+		if oidcListener, err = s.Listen("OIDC", serving.Address{Host: s.o.OIDC.ListenAddress, Port: s.o.OIDC.Port}); err != nil {
 			return err
 		}
+		s.addresses.OIDC = oidcListener.Addr()
 	}
-	s.manager, err = ca.NewManager(s.ctx, ca.ManagerOptions{
-		Store: s.o.Store, Settings: s.o.Settings, Clock: s.o.Clock, Log: s.o.Log, Batch: s.o.ReloadBatch, Poll: s.o.StorePoll,
+	s.manager, err = ca.NewManager(s.Context(), ca.ManagerOptions{
+		Store: s.o.Store, Settings: s.o.Settings, Clock: s.o.Clock, Log: s.Log, Batch: s.o.ReloadBatch, Poll: s.o.StorePoll,
 		Changed: s.metrics.authorityChanged,
 	})
 	if err != nil {
 		return err
 	}
-	s.group.Go(func() error { return s.manager.Run(s.ctx) })
+	s.Go(s.manager.Run)
 	for _, v := range s.o.Validators {
 		if r, ok := v.(validator.Runner); ok {
-			s.group.Go(func() error { return r.Run(s.ctx, s.health.Target(r.HealthTarget()).Ready) })
+			s.Go(func(ctx context.Context) error { return r.Run(ctx, s.Health.Target(r.HealthTarget()).Ready) })
 		}
 	}
 	if err := s.startCA(grpcListener); err != nil {
@@ -113,9 +98,9 @@ func (s *service) start() error {
 	if s.o.OIDC.Enabled {
 		s.startOIDC(oidcListener)
 	}
-	s.group.Go(func() error {
-		if s.health.Wait(s.ctx) == nil {
-			s.o.Log.Info(fmt.Sprintf("Sentry is ready and issues certificates on %s", s.addresses.GRPC))
+	s.Go(func(ctx context.Context) error {
+		if s.Health.Wait(ctx) == nil {
+			s.Log.Info(fmt.Sprintf("Sentry is ready and issues certificates on %s", s.addresses.GRPC))
 			if s.o.Started != nil {
 				s.o.Started(s.addresses)
 			}
@@ -131,18 +116,18 @@ func (s *service) startCA(listener net.Listener) error {
 	if err != nil {
 		return fmt.Errorf("the identity of Sentry: %w", err)
 	}
-	own := &ownIdentity{id: id, authority: s.manager.Authority, clock: s.o.Clock, metrics: s.metrics, log: s.o.Log}
+	own := &ownIdentity{id: id, authority: s.manager.Authority, clock: s.o.Clock, metrics: s.metrics, log: s.Log}
 	if _, err := own.get(nil); err != nil {
 		return fmt.Errorf("sentry cannot issue its own certificate: %w", err)
 	}
-	s.health.Target(health.SecurityProvider).Ready()
+	s.Health.Target(health.SecurityProvider).Ready()
 	server := newGRPCServer(&signer{
 		authority: s.manager.Authority, validators: s.o.Validators, defaultValidator: s.o.DefaultValidator,
 		trustDomain: s.o.Settings.TrustDomain, namespace: s.o.Settings.Namespace, clusterDomain: s.o.ClusterDomain,
-		maxAudiences: s.o.Limits.Audiences, clock: s.o.Clock, metrics: s.metrics, log: s.o.Log,
-	}, own, s.o.Limits, s.o.Log)
-	s.group.Go(func() error { return serveGRPC(s.ctx, server, listener) })
-	s.health.Target(targetServer).Ready()
+		maxAudiences: s.o.Limits.Audiences, clock: s.o.Clock, metrics: s.metrics, log: s.Log,
+	}, own, s.o.Limits, s.Log)
+	s.ServeGRPC(server, listener)
+	s.Health.Target(targetServer).Ready()
 	return nil
 }
 
@@ -154,45 +139,17 @@ func (s *service) startOIDC(listener net.Listener) {
 		Algorithm: string(s.o.Settings.JWT.Algorithm), TLS: c.TLS,
 		JWKS: func() []byte { return s.manager.Authority().JWKS() },
 	})
-	certificate := &fileCertificate{certFile: c.CertFile, keyFile: c.KeyFile, clock: s.o.Clock, log: s.o.Log}
-	s.group.Go(func() error {
+	certificate := &fileCertificate{certFile: c.CertFile, keyFile: c.KeyFile, clock: s.o.Clock, log: s.Log}
+	s.Go(func(ctx context.Context) error {
 		if c.TLS {
-			if err := certificate.await(s.ctx); err != nil || s.ctx.Err() != nil {
+			if err := certificate.await(ctx); err != nil || ctx.Err() != nil {
 				return err
 			}
 			listener = tls.NewListener(listener, &tls.Config{
 				MinVersion: tls.VersionTLS12, GetCertificate: certificate.get, NextProtos: []string{"http/1.1"},
 			})
 		}
-		s.health.Target(targetOIDC).Ready()
-		return serveHTTP(s.ctx, listener, handler, s.o.Log)
+		s.Health.Target(targetOIDC).Ready()
+		return serving.ServeHTTP(ctx, name, listener, handler, s.Log)
 	})
-}
-
-// serve starts an HTTP server in clear text.
-func (s *service) serve(what, host string, port int, at *net.Addr, handler http.Handler, target string) error {
-	listener, err := s.listen(what, host, port, at)
-	if err != nil {
-		return err
-	}
-	s.group.Go(func() error { return serveHTTP(s.ctx, listener, handler, s.o.Log) })
-	s.health.Target(target).Ready()
-	return nil
-}
-
-func (s *service) listen(what, host string, port int, at *net.Addr) (net.Listener, error) {
-	listener, err := (&net.ListenConfig{}).Listen(s.ctx, "tcp", address(host, port))
-	if err != nil {
-		return nil, fmt.Errorf("the %s port %d is not to be had: %w; stop what holds it, or choose another", what, port, err)
-	}
-	s.listeners = append(s.listeners, listener)
-	*at = listener.Addr()
-	return listener, nil
-}
-
-// closeListeners closes those that no server has taken over; closing twice does no harm.
-func (s *service) closeListeners() {
-	for _, l := range s.listeners {
-		l.Close()
-	}
 }

@@ -6,6 +6,7 @@ import (
 
 	"github.com/spf13/pflag"
 
+	"outrigger.dev/controlplane/internal/program"
 	"outrigger.dev/controlplane/sentry/ca"
 )
 
@@ -27,25 +28,17 @@ type flags struct {
 	oidcPort                                 int
 	oidcCert, oidcKey, oidcJWKSURI, oidcPath string
 	oidcHosts                                []string
-	healthzAddress, metricsAddress           string
-	healthzPort, metricsPort                 int
-	enableMetrics                            bool
-	logLevel, logFile                        string
-	logAsJSON                                bool
 	rootTTL, issuerTTL                       time.Duration
 	selfRenewing                             bool
-	version                                  bool
+	common                                   program.Common
 }
 
 // newFlags declares all flags.
 func newFlags(stderr io.Writer) *flags {
-	f := &flags{set: pflag.NewFlagSet("sentry", pflag.ContinueOnError)}
+	f := &flags{set: program.NewFlags("sentry", stderr)}
 	s := f.set
-	s.SortFlags = true
-	s.SetOutput(stderr)
-	s.Usage = func() {}
 
-	s.StringVar(&f.mode, "mode", modeStandalone, "Where sentry runs: standalone or kubernetes")
+	s.StringVar(&f.mode, "mode", program.ModeStandalone, "Where sentry runs: standalone or kubernetes")
 	s.StringVar(&f.config, "config", defaultConfig, "The Configuration: its name in kubernetes mode, else the path of a file")
 	s.StringVar(&f.kubeconfig, "kubeconfig", "", "Path of a kubeconfig file; empty for the service account of the pod")
 	s.StringVar(&f.trustDomain, "trust-domain", "localhost", "The trust domain of the control plane")
@@ -78,15 +71,6 @@ func newFlags(stderr io.Writer) *flags {
 	s.StringVar(&f.oidcPath, "oidc-path-prefix", "", "What comes before the paths of the OIDC server")
 	s.StringSliceVar(&f.oidcHosts, "oidc-allowed-hosts", nil, "The hosts that the OIDC server answers for; empty or * for all")
 
-	s.StringVar(&f.healthzAddress, "healthz-listen-address", "", "The address of the health port; empty for all")
-	s.IntVar(&f.healthzPort, "healthz-port", 8080, "The health port")
-	s.BoolVar(&f.enableMetrics, "enable-metrics", true, "Serve Prometheus metrics")
-	s.StringVar(&f.metricsAddress, "metrics-listen-address", "0.0.0.0", "The address of the metrics port")
-	s.IntVar(&f.metricsPort, "metrics-port", 9090, "The metrics port")
-
-	s.StringVar(&f.logLevel, "log-level", "info", "What is logged: debug, info, warn, error or fatal and above")
-	s.BoolVar(&f.logAsJSON, "log-as-json", false, "Log JSON objects instead of text")
-	s.StringVar(&f.logFile, "log-file", "", "A file to append the log to instead of writing it to standard output")
-	s.BoolVar(&f.version, "version", false, "Print the version and exit")
+	f.common.Declare(s)
 	return f
 }

@@ -10,6 +10,7 @@ import (
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 
 	sentryv1 "outrigger.dev/api/gen/sentry/v1"
+	"outrigger.dev/controlplane/internal/program"
 	"outrigger.dev/controlplane/sentry"
 	"outrigger.dev/controlplane/sentry/ca"
 	"outrigger.dev/controlplane/sentry/kubernetes"
@@ -17,14 +18,8 @@ import (
 	"outrigger.dev/resource"
 )
 
-const (
-	modeStandalone = "standalone"
-	modeKubernetes = "kubernetes"
-	// defaultConfig is the name of the control plane's Configuration. On a machine no such file is needed unless the flag is given.
-	defaultConfig = "daprsystem"
-	// defaultNamespace is that of a control plane on a machine.
-	defaultNamespace = "default"
-)
+// defaultConfig is the name of the control plane's Configuration. On a machine no such file is needed unless the flag is given.
+const defaultConfig = "daprsystem"
 
 // options turns flags and environment into the options of the service. It reads the Configuration and the sources of the validators.
 func (f *flags) options(ctx context.Context, lookup func(string) (string, bool), log *slog.Logger) (sentry.Options, error) {
@@ -37,8 +32,8 @@ func (f *flags) options(ctx context.Context, lookup func(string) (string, bool),
 		},
 		Validators:    map[validator.Name]validator.Validator{},
 		ListenAddress: f.listenAddress, Port: f.port,
-		HealthzListenAddress: f.healthzAddress, HealthzPort: f.healthzPort,
-		MetricsEnabled: f.enableMetrics, MetricsListenAddress: f.metricsAddress, MetricsPort: f.metricsPort,
+		HealthzListenAddress: f.common.HealthzListenAddress, HealthzPort: f.common.HealthzPort,
+		MetricsEnabled: f.common.EnableMetrics, MetricsListenAddress: f.common.MetricsListenAddress, MetricsPort: f.common.MetricsPort,
 		OIDC: sentry.OIDCOptions{
 			Enabled: f.oidcEnabled, ListenAddress: f.oidcAddress, Port: f.oidcPort, TLS: f.oidcTLS, CertFile: f.oidcCert, KeyFile: f.oidcKey,
 			JWKSURI: f.oidcJWKSURI, PathPrefix: f.oidcPath, AllowedHosts: f.oidcHosts,
@@ -56,9 +51,9 @@ func (f *flags) options(ctx context.Context, lookup func(string) (string, bool),
 	namespace, _ := lookup("NAMESPACE")
 	var err error
 	switch f.mode {
-	case modeStandalone:
-		err = f.standalone(ctx, &o, namespace, lookup, log)
-	case modeKubernetes:
+	case program.ModeStandalone:
+		err = f.standalone(ctx, &o, lookup, log)
+	case program.ModeKubernetes:
 		err = f.kubernetes(ctx, &o, namespace)
 	default:
 		err = fmt.Errorf("invalid value for --mode: %q; use standalone or kubernetes", f.mode)
@@ -67,11 +62,8 @@ func (f *flags) options(ctx context.Context, lookup func(string) (string, bool),
 }
 
 // standalone completes the options for a machine.
-func (f *flags) standalone(ctx context.Context, o *sentry.Options, namespace string, lookup func(string) (string, bool), log *slog.Logger) error {
-	o.Settings.Namespace = defaultNamespace
-	if namespace != "" {
-		o.Settings.Namespace = namespace
-	}
+func (f *flags) standalone(ctx context.Context, o *sentry.Options, lookup func(string) (string, bool), log *slog.Logger) error {
+	o.Settings.Namespace = program.Namespace(lookup)
 	mtls := &resource.MTLS{}
 	if f.set.Changed("config") {
 		config, problems, err := resource.LoadConfiguration([]string{f.config}, lookup)

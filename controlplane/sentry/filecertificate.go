@@ -6,70 +6,12 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"net"
-	"net/http"
 	"os"
-	"strings"
 	"sync"
 	"time"
 
 	"github.com/jonboulle/clockwork"
-
-	"outrigger.dev/telemetry/health"
 )
-
-// serveHTTP serves until the context ends, which is no error. What a client decides is bounded.
-func serveHTTP(ctx context.Context, listener net.Listener, handler http.Handler, log *slog.Logger) error {
-	server := &http.Server{
-		Handler:           recovering(handler, log),
-		ReadHeaderTimeout: 5 * time.Second,
-		ReadTimeout:       10 * time.Second,
-		WriteTimeout:      30 * time.Second,
-		IdleTimeout:       2 * time.Minute,
-		MaxHeaderBytes:    16 << 10,
-		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelDebug),
-	}
-	done := make(chan error, 1)
-	go func() { done <- server.Serve(listener) }()
-	select {
-	case err := <-done:
-		return fmt.Errorf("serve HTTP on %s: %w", listener.Addr(), err)
-	case <-ctx.Done():
-	}
-	end, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopGrace)
-	defer cancel()
-	if err := server.Shutdown(end); err != nil {
-		server.Close()
-	}
-	<-done
-	return nil
-}
-
-func recovering(handler http.Handler, log *slog.Logger) http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		defer func() {
-			if p := recover(); p != nil {
-				log.Error("Panic in an HTTP handler", "path", r.URL.Path, "panic", p)
-				http.Error(w, "internal error of sentry", http.StatusInternalServerError)
-			}
-		}()
-		handler.ServeHTTP(w, r)
-	})
-}
-
-// healthz answers whether all parts are ready (Dapr API, Sentry: readiness).
-func healthz(registry *health.Registry) http.Handler {
-	mux := http.NewServeMux()
-	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) {
-		ready, missing := registry.Status()
-		if !ready {
-			http.Error(w, "not ready: ["+strings.Join(missing, " ")+"]", http.StatusServiceUnavailable)
-			return
-		}
-		w.WriteHeader(http.StatusOK)
-	})
-	return mux
-}
 
 // fileCertificate is a server's certificate that is read again when its files change.
 type fileCertificate struct {
