@@ -9,8 +9,8 @@ BUILD   := CGO_ENABLED=0 $(GO) build -trimpath -tags '$(TAGS)' -ldflags '$(LDFLA
 
 .PHONY: build demo test race bench lint generate fuzz clean
 
-build: ## bin/daprd, bin/dapr and bin/sentry; TAGS=stablecomponents leaves out heavy alpha components
-	$(BUILD) -o bin/ ./cmd/daprd ./cmd/dapr ./cmd/sentry
+build: ## bin/daprd, bin/dapr, bin/placement, bin/scheduler and bin/sentry; TAGS=stablecomponents leaves out heavy alpha components
+	$(BUILD) -o bin/ ./cmd/daprd ./cmd/dapr ./cmd/placement ./cmd/scheduler ./cmd/sentry
 
 demo: build ## three apps behind three sidecars: invocation, state, events, secrets; leaves nothing running that it started
 	@bin/dapr local status >/dev/null 2>&1; before=$$?; \

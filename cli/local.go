@@ -26,10 +26,11 @@ func (c *command) localCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "local",
 		Short: "Start, stop and inspect the local services",
-		Long: `The local services are a background process with the default broker, NATS JetStream, and, once an app with mTLS was run,
-with Sentry, the certificate authority. It listens on 127.0.0.1 only and keeps messages under the runtime directory. dapr run
-starts it when a component points at the broker, or when the configuration enables mTLS and no trust anchors are given; it goes
-on after that, so that nothing published is lost and certificates are renewed, until dapr local stop or the end of the machine.`,
+		Long: `The local services are a background process with the default broker, NATS JetStream, with placement and the scheduler, on
+which actors, workflows and jobs stand, and, once an app with mTLS was run, with Sentry, the certificate authority. It listens on
+127.0.0.1 only and keeps messages, jobs and reminders under the runtime directory. dapr run starts it unless the app uses nothing
+of it; it goes on after that, so that nothing published is lost, jobs are triggered and certificates are renewed, until dapr local
+stop or the end of the machine.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
@@ -108,7 +109,9 @@ type localStatus struct {
 	Data    string `json:"data"`
 	Log     string `json:"log"`
 	// Usage is missing when there is none, or it does not tell.
-	Usage *local.Usage `json:"usage,omitempty"`
+	Usage     *local.Usage   `json:"usage,omitempty"`
+	Placement *local.Service `json:"placement,omitempty"`
+	Scheduler *local.Service `json:"scheduler,omitempty"`
 	// Sentry is missing when no app has wanted mTLS.
 	Sentry *localSentry `json:"sentry,omitempty"`
 }
@@ -174,6 +177,7 @@ func (c *command) localStatus(ctx context.Context) (*localStatus, error) {
 		status.NATSURL = p.NATSURL()
 		status.Started, status.Age = p.Started.Local().Format(createdLayout), age(time.Since(p.Started))
 	}
+	status.Placement, status.Scheduler = p.Placement, p.Scheduler
 	if s := p.Sentry; s != nil {
 		status.Sentry = &localSentry{Ready: s.Ready, Credentials: s.Request.Credentials, Error: s.Error}
 		if s.Port != 0 {
@@ -213,10 +217,27 @@ func (c *command) localTable(s *localStatus) {
 	default:
 		sentry = "starting"
 	}
-	writeTable(c.program.Stdout, []string{"STATE", "BROKER", "SENTRY", "PID", "VERSION", "AGE", "STREAMS", "SIZE", "LOG"},
-		[][]string{{state, s.NATSURL, sentry, strconv.Itoa(s.PID), s.Version, s.Age, streams, held, s.Log}})
+	service := func(s *local.Service) string {
+		switch {
+		case s == nil:
+			return ""
+		case s.Error != "":
+			return "failed"
+		}
+		return s.Address()
+	}
+	writeTable(c.program.Stdout, []string{"STATE", "BROKER", "PLACEMENT", "SCHEDULER", "SENTRY", "PID", "VERSION", "AGE", "STREAMS", "SIZE", "LOG"},
+		[][]string{{state, s.NATSURL, service(s.Placement), service(s.Scheduler), sentry, strconv.Itoa(s.PID), s.Version, s.Age, streams, held, s.Log}})
 	if s.Sentry != nil && s.Sentry.Error != "" {
 		c.print.warning("The local Sentry does not run: %s; `dapr mtls check` examines its credentials in %s", s.Sentry.Error, s.Sentry.Credentials)
+	}
+	for _, told := range []struct {
+		name string
+		s    *local.Service
+	}{{"placement", s.Placement}, {"scheduler", s.Scheduler}} {
+		if told.s != nil && told.s.Error != "" {
+			c.print.warning("The local %s does not run: %s; it is tried again", told.name, told.s.Error)
+		}
 	}
 	if s.Version != c.program.Version {
 		c.print.info("They were started by version %s of this command (this is %s); `dapr local stop` and `dapr local start` put the new one in place", s.Version, c.program.Version)

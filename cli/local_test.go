@@ -183,7 +183,7 @@ func TestNamedComponentsDirectory(t *testing.T) {
 	write(t, filepath.Join(own, "store.yaml"), "apiVersion: dapr.io/v1alpha1\nkind: Component\nmetadata: {name: mine}\nspec: {type: state.in-memory, version: v1}\n")
 	components := filepath.Join(home, ".dapr", "components")
 	// Paths that somebody gives are all there is.
-	dapr(t, home, "fail", "run", "--resources-path", own, "--", self(t)).exit(1, "Component loaded: mine (state.in-memory/v1)", "exited with error code: 3")
+	dapr(t, home, "fail", "run", "--placement-host-address=", "--scheduler-host-address=", "--resources-path", own, "--", self(t)).exit(1, "Component loaded: mine (state.in-memory/v1)", "exited with error code: 3")
 	if _, err := os.Stat(components); !os.IsNotExist(err) {
 		t.Errorf("the default components were made though nobody named them: %v", err)
 	}
@@ -243,7 +243,7 @@ func TestOwnResourcesAndBroker(t *testing.T) {
 	}
 	resources := filepath.Join(home, "resources")
 	file := write(t, filepath.Join(resources, "pubsub.yaml"), component("nats://127.0.0.1:1"))
-	dapr(t, home, "fail", "run", "--resources-path", resources, "--", self(t)).exit(1, "exited with error code: 3")
+	dapr(t, home, "fail", "run", "--placement-host-address=", "--scheduler-host-address=", "--resources-path", resources, "--", self(t)).exit(1, "exited with error code: 3")
 	if p := broker(t, home); p != nil {
 		t.Fatalf("the broker was started though nothing points at it: %+v", p)
 	}

@@ -147,6 +147,8 @@ func testApp(kind string) int {
 		}()
 		<-term
 		return 0
+	case "actors":
+		return actorsApp()
 	case "wait":
 		<-term
 		fmt.Println("app was asked to end")

@@ -152,7 +152,7 @@ func TestRunWithOwnSentry(t *testing.T) {
 	if err := os.Mkdir(resources, 0o700); err != nil {
 		t.Fatal(err)
 	}
-	p := daprWith(t, home, "wait", []string{"DAPR_TRUST_ANCHORS=none"}, "run", "--resources-path", resources, "--", self(t))
+	p := daprWith(t, home, "wait", []string{"DAPR_TRUST_ANCHORS=none"}, "run", "--placement-host-address=", "--scheduler-host-address=", "--resources-path", resources, "--", self(t))
 	p.exit(1, "the trust anchors in the environment variable DAPR_TRUST_ANCHORS")
 	if b := broker(t, home); b != nil {
 		t.Errorf("the local services were started: %+v", b)

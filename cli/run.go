@@ -73,8 +73,8 @@ func (c *command) runCommand() *cobra.Command {
 	s.IntVar(&a.healthThreshold, "app-health-threshold", 0, "Failed checks in a row that make the app unhealthy")
 	s.BoolVar(&a.enableAPILogging, "enable-api-logging", false, "Log every API call")
 	s.StringVar(&a.listenAddresses, "dapr-listen-addresses", "", "Comma separated addresses of the APIs")
-	s.StringVar(&a.placement, "placement-host-address", "localhost", "Address of the placement service; empty for none")
-	s.StringVar(&a.scheduler, "scheduler-host-address", "localhost", "Address of the scheduler service; empty for none")
+	s.StringVar(&a.placement, "placement-host-address", ownMachine, "Address of the placement service; empty for none")
+	s.StringVar(&a.scheduler, "scheduler-host-address", ownMachine, "Address of the scheduler service; empty for none")
 	s.StringVarP(&f.runFile, "run-file", "f", "", "A run file, a directory with dapr.yaml in it, or - for standard input")
 	s.BoolVarP(&f.kubernetes, "kubernetes", "k", false, "Run on Kubernetes (not available in this version)")
 	s.StringVar(&f.stopWith, "stop-with", "", "With --run-file: stop everything when this app exits, and exit with its code")
@@ -144,6 +144,9 @@ func (c *command) prepare(ctx context.Context, f *runFlags) (daprd string, err e
 		return "", err
 	}
 	if err = c.startBroker(ctx, a); err != nil {
+		return "", err
+	}
+	if err = c.startControlPlane(ctx, a); err != nil {
 		return "", err
 	}
 	return daprd, c.startSentry(ctx, a)

@@ -243,7 +243,7 @@ func (a *runApp) plan(common *sharedKeys, base, runtimePath string) (*plannedApp
 		metricsPort: a.MetricsPort, profilePort: a.ProfilePort, enableProfiling: own.EnableProfiling, enableAPILogging: own.EnableAPILogging,
 		enableAppHealthCheck: own.EnableAppHealthCheck, logLevel: own.LogLevel, maxBodySize: own.MaxBodySize, readBufferSize: own.ReadBufferSize,
 		listenAddresses: own.APIListenAddresses, healthPath: own.AppHealthCheckPath, healthInterval: own.AppHealthProbeInterval,
-		healthTimeout: own.AppHealthProbeTimeout, healthThreshold: own.AppHealthThreshold, placement: "localhost", scheduler: "localhost",
+		healthTimeout: own.AppHealthProbeTimeout, healthThreshold: own.AppHealthThreshold, placement: ownMachine, scheduler: ownMachine,
 		command: a.Command, env: own.Env, dir: dir, resources: resources, config: config,
 	}}
 	if p.appID == "" {

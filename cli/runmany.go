@@ -106,6 +106,9 @@ func (m *supervisor) start(a *plannedApp) error {
 	}
 	err = m.startBroker(m.ctx, &a.appSpec)
 	if err == nil {
+		err = m.startControlPlane(m.ctx, &a.appSpec)
+	}
+	if err == nil {
 		err = m.startSentry(m.ctx, &a.appSpec)
 	}
 	if err != nil {

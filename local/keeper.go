@@ -30,12 +30,14 @@ const (
 // keeper runs Sentry as requests want it. That Sentry fails is told, and does not end the process: the broker has nothing to do
 // with it.
 type keeper struct {
-	dir     string
-	told    *state
-	log     *slog.Logger
-	watcher *fsnotify.Watcher // nil when the system cannot watch
-	cancel  context.CancelFunc
-	working sync.WaitGroup
+	dir  string
+	told *state
+	// identities is told where identities are from, for the other services.
+	identities *trusted
+	log        *slog.Logger
+	watcher    *fsnotify.Watcher // nil when the system cannot watch
+	cancel     context.CancelFunc
+	working    sync.WaitGroup
 
 	// What follows belongs to the goroutine of run.
 	request *SentryRequest
@@ -51,11 +53,11 @@ type runningSentry struct {
 }
 
 // startKeeper begins to follow the requests.
-func startKeeper(ctx context.Context, dir string, told *state, log *slog.Logger) (*keeper, error) {
+func startKeeper(ctx context.Context, dir string, told *state, identities *trusted, log *slog.Logger) (*keeper, error) {
 	if err := os.MkdirAll(sentryDir(dir), 0o700); err != nil {
 		return nil, unusable("the directory of the local services cannot be made", err)
 	}
-	k := &keeper{dir: dir, told: told, log: log}
+	k := &keeper{dir: dir, told: told, identities: identities, log: log}
 	watcher, err := fsnotify.NewWatcher()
 	if err == nil {
 		if err = watcher.Add(sentryDir(dir)); err != nil {
@@ -113,6 +115,7 @@ func (k *keeper) run(ctx context.Context) {
 		case <-troubles: // some event was lost
 		case at := <-ready:
 			k.sentry.ready = nil
+			k.identities.set(trust{sentry: at.GRPC.String(), anchors: anchorsOf(k.request)})
 			k.tell(func(s *Sentry) { s.Ready, s.Error = true, "" })
 			k.log.Info("the local Sentry is ready", "address", at.GRPC.String(), "credentials", k.request.Credentials)
 		case err := <-ended:
@@ -160,7 +163,7 @@ func (k *keeper) follow(ctx context.Context) (failed bool) {
 // start starts Sentry for the present request.
 func (k *keeper) start(ctx context.Context) error {
 	r := k.request
-	port, err := reserveSentryPort(k.dir)
+	port, err := reserveOther(k.dir, 0, func(p *ports) *int { return &p.Sentry })
 	if err != nil {
 		return err
 	}

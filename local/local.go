@@ -1,6 +1,7 @@
 // Package local is the self-hosted services of one machine in one background process, so that `dapr run` works where nothing is
-// installed: a NATS server with JetStream, which is the default broker, and, once an app with mTLS wanted it, Sentry, the certificate
-// authority. Both listen on loopback only, and what NATS has acknowledged is on disk.
+// installed: a NATS server with JetStream, which is the default broker, placement and the scheduler, which actors, workflows and jobs stand on,
+// and, once an app with mTLS wanted it, Sentry, the certificate authority. All listen on loopback only, and what NATS and the scheduler have
+// acknowledged is on disk.
 //
 // [Run] is the process. [Ensure] and [EnsureSentry] find the one that runs or start one; [Stop] ends it; [Find] and [Status] tell about it. All
 // of them meet in a directory, of which there is one for each runtime directory: a lock that the process holds while it lives
@@ -45,6 +46,9 @@ type Process struct {
 	Started time.Time `json:"started"`
 	// Ready is false while the services start.
 	Ready bool `json:"ready"`
+	// Placement and Scheduler are nil while they start for the first time, and in processes of versions that did not have them.
+	Placement *Service `json:"placement,omitempty"`
+	Scheduler *Service `json:"scheduler,omitempty"`
 	// Sentry is nil as long as nobody wanted it.
 	Sentry *Sentry `json:"sentry,omitempty"`
 }
@@ -115,11 +119,17 @@ func Run(ctx context.Context, o Options) error {
 	}
 	defer broker.stop()
 	release(port)
-	keeper, err := startKeeper(ctx, o.Dir, told, o.Log)
+	identities := newTrusted()
+	keeper, err := startKeeper(ctx, o.Dir, told, identities, o.Log)
 	if err != nil {
 		return err
 	}
 	defer keeper.stop()
+	services, err := startControlPlane(ctx, o.Dir, told, identities, o.Log)
+	if err != nil {
+		return err
+	}
+	defer services.stop()
 	if err := told.change(func(p *Process) { p.Ready = true }); err != nil {
 		return err
 	}

@@ -19,12 +19,21 @@ const (
 	portCount = 1000
 )
 
-// ports is what is remembered: the sidecars know the port of NATS from their component files, and those that run know the port
-// of Sentry from their start.
+// ports is what is remembered: the sidecars know the port of NATS from their component files, and those that run know the others
+// from their start.
 type ports struct {
 	NATS int `json:"nats"`
 	// Sentry is 0 as long as nobody wanted it.
-	Sentry int `json:"sentry,omitempty"`
+	Sentry    int `json:"sentry,omitempty"`
+	Placement int `json:"placement,omitempty"`
+	Scheduler int `json:"scheduler,omitempty"`
+	// Etcd is that of the scheduler's store.
+	Etcd int `json:"etcd,omitempty"`
+}
+
+// has tells whether a port is that of a service.
+func (p *ports) has(port int) bool {
+	return port == p.NATS || port == p.Sentry || port == p.Placement || port == p.Scheduler || port == p.Etcd
 }
 
 // choiceLock guards choosing and remembering.
@@ -43,7 +52,7 @@ func reservePort(dir string, wanted int) (int, error) {
 		switch {
 		case wanted == 0 && p.NATS != 0:
 		case wanted == 0:
-			chosen, err := choosePort(dir, p.Sentry)
+			chosen, err := choosePort(dir, p)
 			if err != nil {
 				return err
 			}
@@ -59,19 +68,25 @@ func reservePort(dir string, wanted int) (int, error) {
 	return port, err
 }
 
-// reserveSentryPort is the remembered port of Sentry, or a free one, which is remembered. Unlike that of NATS it is in no file of
-// the user's: when something else has taken it, there is another.
-func reserveSentryPort(dir string) (int, error) {
+// reserveOther is the remembered port of a service other than NATS, or the first choice (0 for none), or any free one, which is remembered.
+// Unlike that of NATS it is in no file of the user's: when something else has taken it, there is another.
+func reserveOther(dir string, firstChoice int, service func(*ports) *int) (int, error) {
 	var port int
 	err := changePorts(dir, func(p *ports) error {
-		if p.Sentry == 0 || !isFree(p.Sentry) {
-			chosen, err := choosePort(dir, p.NATS)
-			if err != nil {
-				return err
+		remembered := service(p)
+		if *remembered == 0 || !isFree(*remembered) {
+			*remembered = 0
+			if firstChoice != 0 && !p.has(firstChoice) && isFree(firstChoice) && claim(dir, firstChoice) {
+				*remembered = firstChoice
+			} else {
+				chosen, err := choosePort(dir, p)
+				if err != nil {
+					return err
+				}
+				*remembered = chosen
 			}
-			p.Sentry = chosen
 		}
-		port = p.Sentry
+		port = *remembered
 		return nil
 	})
 	return port, err
@@ -113,14 +128,14 @@ func rememberedPorts(dir string) (ports, error) {
 	return p, err
 }
 
-// choosePort is a free port other than the one that is another service's.
-func choosePort(dir string, other int) (int, error) {
+// choosePort is a free port other than those of the services.
+func choosePort(dir string, taken *ports) (int, error) {
 	h := fnv.New32a()
 	_, _ = h.Write([]byte(dir))
 	first := int(h.Sum32() % portCount)
 	for i := range portCount {
 		port := firstPort + (first+i)%portCount
-		if port != other && isFree(port) && claim(dir, port) {
+		if !taken.has(port) && isFree(port) && claim(dir, port) {
 			return port, nil
 		}
 	}

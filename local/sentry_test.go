@@ -39,7 +39,7 @@ func ensureSentry(t *testing.T, l Launch, s SentrySettings) *Process {
 }
 
 // identity is the SPIFFE ID that what listens on the port proves by the trust anchors.
-func identity(t *testing.T, p *Process) string {
+func identityFrom(t *testing.T, p *Process) string {
 	t.Helper()
 	conn, err := tls.DialWithDialer(&net.Dialer{Timeout: 10 * time.Second}, "tcp", p.Sentry.Address(), &tls.Config{InsecureSkipVerify: true, NextProtos: []string{"h2"}}) // verified below, by the root
 	if err != nil {
@@ -77,7 +77,7 @@ func TestSentry(t *testing.T) {
 		t.Errorf("first %+v, with Sentry %+v", first, p)
 	}
 	const own = "spiffe://localhost/ns/default/dapr-sentry"
-	if got := identity(t, p); got != own {
+	if got := identityFrom(t, p); got != own {
 		t.Errorf("Sentry is %s, want %s", got, own)
 	}
 	// Asked again for the same it goes on; for something else there is another on the same port, with the same roots.
@@ -95,7 +95,7 @@ func TestSentry(t *testing.T) {
 	if now, err := os.ReadFile(s.Anchors()); err != nil || string(now) != string(anchors) {
 		t.Errorf("with other settings there are other roots: %v", err)
 	}
-	if got := identity(t, changed); got != own {
+	if got := identityFrom(t, changed); got != own {
 		t.Errorf("Sentry is %s, want %s", got, own)
 	}
 	// A process that was killed comes back with Sentry, without anybody asking for it.
@@ -239,11 +239,11 @@ func TestSentryPortTaken(t *testing.T) {
 	t.Parallel()
 	dir := filepath.Join(t.TempDir(), "local")
 	l := launch(t, dir, 0)
-	port, err := reserveSentryPort(dir)
+	port, err := reserveOther(dir, 0, func(p *ports) *int { return &p.Sentry })
 	if err != nil {
 		t.Fatal(err)
 	}
-	if again, err := reserveSentryPort(dir); err != nil || again != port {
+	if again, err := reserveOther(dir, 0, func(p *ports) *int { return &p.Sentry }); err != nil || again != port {
 		t.Errorf("port %d, then %d, error %v", port, again, err)
 	}
 	taken, err := net.Listen("tcp", loopback(port))
