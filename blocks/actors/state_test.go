@@ -179,8 +179,10 @@ func TestActorStateRefusals(t *testing.T) {
 		"no delete key": {memory(), "1", []stores.Operation{del("")}, "", save + "missing key"},
 		"ttl":           {memory(), "1", []stores.Operation{ttl}, "", save + `ttlInSeconds is not supported without the "ActorStateTTL" feature enabled`},
 		"too many":      {&recorder{Store: inmemory.New(clockwork.NewRealClock()), limit: 1}, "1", []stores.Operation{set("a", "1"), set("b", "1")}, "", save + "the transaction contains more operations than supported by the state store"},
-		"failing": {&recorder{Store: inmemory.New(clockwork.NewRealClock()), during: func(context.Context) error { return errors.New("broken pipe") }}, "1", nil,
-			"ERR_ACTOR_STATE_GET: error getting actor state: broken pipe", save + "broken pipe"},
+		"failing": {
+			&recorder{Store: inmemory.New(clockwork.NewRealClock()), during: func(context.Context) error { return errors.New("broken pipe") }}, "1", nil,
+			"ERR_ACTOR_STATE_GET: error getting actor state: broken pipe", save + "broken pipe",
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			core := newCore()

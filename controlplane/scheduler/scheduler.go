@@ -212,7 +212,7 @@ func (r *running) grpc() *grpc.Server {
 	g := serving.NewGRPC(serving.GRPCOptions{
 		Name: "scheduler", Credentials: r.o.Security.GRPC(), Log: r.o.Log, MessageBytes: math.MaxInt32, Streams: maxStreams,
 		ClientPings: clientPings, Keepalive: keepalive.ServerParameters{Time: keepaliveTime, Timeout: keepaliveTimeout},
-		More: []grpc.ServerOption{grpc.SharedWriteBuffer(true), grpc.MaxSendMsgSize(math.MaxInt32)},
+		More: []grpc.ServerOption{grpc.MaxSendMsgSize(math.MaxInt32)},
 	})
 	schedulerv1.RegisterSchedulerServer(g, r.server)
 	return g

@@ -120,8 +120,10 @@ func TestViolationsEndOnlyTheirStream(t *testing.T) {
 		"nothing":                {[]any{nil}, "initial request is required on stream connection"},
 		"no app":                 {[]any{&schedulerv1.WatchJobsRequestInitial{Namespace: "ns"}}, "missing namespace or appID in request"},
 		"reminders without type": {[]any{&schedulerv1.WatchJobsRequestInitial{AppId: "a", Namespace: "ns", AcceptJobTypes: reminders}}, "names no actor type"},
-		"twice": {[]any{&schedulerv1.WatchJobsRequestInitial{AppId: "a", Namespace: "ns", ActorTypes: []string{"T"}, AcceptJobTypes: append(reminders, reminders...)}},
-			"duplicate target type specified: JOB_TARGET_TYPE_ACTOR_REMINDER"},
+		"twice": {
+			[]any{&schedulerv1.WatchJobsRequestInitial{AppId: "a", Namespace: "ns", ActorTypes: []string{"T"}, AcceptJobTypes: append(reminders, reminders...)}},
+			"duplicate target type specified: JOB_TARGET_TYPE_ACTOR_REMINDER",
+		},
 		"second initial": {[]any{initial("a"), initial("a")}, "initial request came again"},
 		"unknown id":     {[]any{initial("a"), &schedulerv1.WatchJobsRequestResult{Id: 1}}, "not outstanding"},
 	} {

@@ -19,7 +19,6 @@ import (
 	"go.etcd.io/etcd/server/v3/embed"
 	"go.etcd.io/etcd/server/v3/etcdserver/api/v3client"
 	"go.uber.org/zap"
-	"google.golang.org/grpc"
 )
 
 // Store is an open etcd.
@@ -73,8 +72,7 @@ func (s *Store) connect() (err error) {
 		Endpoints: x.Endpoints, Username: x.Username, Password: x.Password,
 		DialTimeout: dialTimeout, DialKeepAliveTime: 10 * time.Second, DialKeepAliveTimeout: 5 * time.Second,
 		MaxCallSendMsgSize: math.MaxInt32, MaxCallRecvMsgSize: math.MaxInt32,
-		DialOptions: []grpc.DialOption{grpc.WithSharedWriteBuffer(true)},
-		Logger:      s.zap(),
+		Logger: s.zap(),
 	})
 	if err != nil {
 		return fmt.Errorf("the etcd at %q of --etcd-client-endpoints cannot be used: %w", x.Endpoints, err)
