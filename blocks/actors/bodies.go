@@ -5,8 +5,10 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"time"
 
 	"google.golang.org/protobuf/encoding/protojson"
+	"google.golang.org/protobuf/types/known/durationpb"
 
 	commonv1 "outrigger.dev/api/gen/common/v1"
 	stores "outrigger.dev/components/state"
@@ -16,14 +18,6 @@ import (
 // This file reads the bodies of HTTP requests (Dapr API, actors: operations). Only the first JSON value of a body counts, names are
 // matched whatever their case, unknown ones are ignored. What cannot be read is read once more by encoding/json, whose messages
 // clients know. Nothing that is read refers to the body's memory.
-
-// decodingError is what encoding/json says about a body; found if it says nothing.
-func decodingError(body []byte, into any, found error) error {
-	if err := json.NewDecoder(bytes.NewReader(body)).Decode(into); err != nil {
-		return err
-	}
-	return found
-}
 
 // stateOperation is one operation of a transaction, whose request is read only later: what is wrong with it is another error.
 type stateOperation struct {
@@ -62,7 +56,7 @@ func readTransaction(body []byte) ([]stateOperation, error) {
 		}
 	}
 	if w.Err() != nil {
-		return nil, decodingError(body, new([]stateOperation), w.Err())
+		return nil, jsontext.Explain(body, new([]stateOperation), w.Err())
 	}
 	return operations, nil
 }
@@ -159,7 +153,7 @@ func readTimer(body []byte) (timerBody, error) {
 		}
 	}
 	if w.Err() != nil {
-		return b, decodingError(body, new(timerBody), w.Err())
+		return b, jsontext.Explain(body, new(timerBody), w.Err())
 	}
 	return b, nil
 }
@@ -212,7 +206,7 @@ func readReminder(body []byte) (reminderBody, error) {
 		if found == nil {
 			found = errors.New("overwrite must be true or false")
 		}
-		return b, decodingError(body, new(reminderBody), found)
+		return b, jsontext.Explain(body, new(reminderBody), found)
 	}
 	return b, nil
 }
@@ -223,13 +217,34 @@ func (b *reminderBody) failurePolicy() (*commonv1.JobFailurePolicy, error) {
 		return nil, nil
 	}
 	policy := new(commonv1.JobFailurePolicy)
-	if err := (protojson.UnmarshalOptions{DiscardUnknown: true}).Unmarshal(b.FailurePolicy, policy); err != nil {
+	if err := (protojson.UnmarshalOptions{DiscardUnknown: true}).Unmarshal(inSeconds(b.FailurePolicy), policy); err != nil {
 		return nil, fmt.Errorf(`failure_policy %s: %w; use {"constant":{"interval":"3s","maxRetries":5}} or {"drop":{}}`, b.FailurePolicy, err)
 	}
 	if policy.GetPolicy() == nil {
 		return nil, nil
 	}
 	return policy, nil
+}
+
+// inSeconds writes the interval of a failure policy as protobuf wants it if it is a Go duration such as 1m30s, which is how the Python SDK writes
+// it. All else stays as it is, for the reader to judge.
+func inSeconds(text json.RawMessage) json.RawMessage {
+	var policy, constant map[string]json.RawMessage
+	var interval string
+	if json.Unmarshal(text, &policy) != nil || json.Unmarshal(policy["constant"], &constant) != nil || json.Unmarshal(constant["interval"], &interval) != nil {
+		return text
+	}
+	d, err := time.ParseDuration(interval)
+	if err != nil {
+		return text
+	}
+	constant["interval"], _ = protojson.Marshal(durationpb.New(d)) // a duration of Go's is a valid one
+	policy["constant"], _ = json.Marshal(constant)                 // these were JSON before
+	out, err := json.Marshal(policy)
+	if err != nil {
+		return text
+	}
+	return out
 }
 
 // checkUnusedBody refuses bodies that are no JSON object, of requests that need none (Dapr API, actors: validation).
@@ -245,7 +260,7 @@ func checkUnusedBody(body []byte) error {
 		w.Skip()
 	}
 	if w.Err() != nil {
-		return decodingError(body, new(struct{}), w.Err())
+		return jsontext.Explain(body, new(struct{}), w.Err())
 	}
 	return nil
 }

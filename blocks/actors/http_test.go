@@ -328,6 +328,7 @@ func TestActorHTTPReminders(t *testing.T) {
 		`{"dueTime":"1s","data":null,"overwrite":true}`:                                                       {DueTime: text("1s"), Data: jsonData([]byte("null"))},
 		`{"dueTime":"1s","failure_policy":{"constant":{"interval":"3s","maxRetries":5}}}`:                     {DueTime: text("1s"), FailurePolicy: constant},
 		`{"dueTime":"1s","failurePolicy":{"constant":{"interval":"3s","max_retries":5},"policy":"whatever"}}`: {DueTime: text("1s"), FailurePolicy: constant},
+		`{"dueTime":"1s","failurePolicy":{"constant":{"interval":"0h0m3s0ms0\u03bcs","maxRetries":5}}}`:       {DueTime: text("1s"), FailurePolicy: constant},
 		`{"dueTime":"1s","failure_policy":{"drop":{}}}`:                                                       {DueTime: text("1s"), FailurePolicy: &commonv1.JobFailurePolicy{Policy: &commonv1.JobFailurePolicy_Drop{Drop: &commonv1.JobFailurePolicyDrop{}}}},
 		`{"dueTime":"1s","failure_policy":{}}`:                                                                {DueTime: text("1s")},
 		`{"dueTime":"1s","failure_policy":null}`:                                                              {DueTime: text("1s")},

@@ -93,14 +93,7 @@ func itemsError(body []byte, found error) error {
 		ContentType *string `json:"contentType"`
 	}
 	var items []SetRequest
-	return decodingError(body, &items, found)
-}
-
-func decodingError(body []byte, into any, found error) error {
-	if err := json.NewDecoder(bytes.NewReader(body)).Decode(into); err != nil {
-		return err
-	}
-	return found
+	return jsontext.Explain(body, &items, found)
 }
 
 // bulkGetBody is the body of a bulk get.
@@ -135,7 +128,7 @@ func readBulkGet(body []byte) (bulkGetBody, error) {
 		}
 	}
 	if w.Err() != nil {
-		return b, decodingError(body, new(bulkGetBody), w.Err())
+		return b, jsontext.Explain(body, new(bulkGetBody), w.Err())
 	}
 	return b, nil
 }
@@ -176,7 +169,7 @@ func readTransaction(body []byte) (transactionBody, error) {
 		}
 	}
 	if w.Err() != nil {
-		return b, decodingError(body, new(transactionBody), w.Err())
+		return b, jsontext.Explain(body, new(transactionBody), w.Err())
 	}
 	return b, nil
 }
