@@ -85,6 +85,9 @@ type Options struct {
 	DisseminateTimeout time.Duration
 	// CoalesceWindow is how long changes are collected after a round. Default: not at all.
 	CoalesceWindow time.Duration
+	// RejoinWindow is how long after beginning to lead, and after having lost all sidecars of a namespace, the first round waits for the sidecars
+	// to be there again. They try every 250 to 750 ms, and end their actors only while they do. Default: 1.5 s; negative: not at all.
+	RejoinWindow time.Duration
 	// Security of all connections; nil is clear text.
 	Security *Security
 
@@ -147,6 +150,9 @@ func (o Options) normalised() (Options, error) {
 	}
 	if o.ReplicationFactor < 1 || o.ReplicationFactor > 1<<20 {
 		return o, fmt.Errorf("invalid value for --replicationFactor: %d; it must be between 1 and %d", o.ReplicationFactor, 1<<20)
+	}
+	if o.RejoinWindow == 0 {
+		o.RejoinWindow = 1500 * time.Millisecond
 	}
 	if o.Security == nil {
 		o.Security = serving.ClearText()

@@ -3,6 +3,7 @@ package placement
 import (
 	"context"
 	"fmt"
+	"maps"
 	"sync"
 	"time"
 
@@ -25,10 +26,13 @@ type term struct {
 	mu         sync.Mutex
 	closed     bool
 	namespaces map[string]*namespace
+	// begun is when the term did, left when the last sidecar of a namespace went: since then nobody was there.
+	begun time.Time
+	left  map[string]time.Time
 }
 
 func newTerm(o Options) *term {
-	t := &term{o: o, namespaces: map[string]*namespace{}}
+	t := &term{o: o, namespaces: map[string]*namespace{}, begun: o.Clock.Now(), left: map[string]time.Time{}}
 	t.ctx, t.end = context.WithCancelCause(context.Background())
 	return t
 }
@@ -66,7 +70,7 @@ func (t *term) attach(name string) (*namespace, error) {
 			name: name, o: t.o, streams: map[dissemination.ID]*stream{}, events: make(chan func(time.Time), 64), stop: make(chan struct{}),
 		}
 		n.machine = dissemination.New(dissemination.Options{
-			ReplicationFactor: t.o.ReplicationFactor, Timeout: t.o.DisseminateTimeout, Window: t.o.CoalesceWindow,
+			ReplicationFactor: t.o.ReplicationFactor, Timeout: t.o.DisseminateTimeout, Window: t.o.CoalesceWindow, Gather: t.gather(name),
 		}, n)
 		t.namespaces[name] = n
 		t.tasks.Add(1)
@@ -86,7 +90,22 @@ func (t *term) detach(n *namespace) {
 	if n.streamCount--; n.streamCount == 0 {
 		delete(t.namespaces, n.name)
 		close(n.stop)
+		t.left[n.name] = t.o.Clock.Now()
 	}
+}
+
+// gather is until when the sidecars of a namespace may return before its first round; zero when they have had their time. Called with mu held.
+func (t *term) gather(name string) time.Time {
+	now := t.o.Clock.Now()
+	maps.DeleteFunc(t.left, func(_ string, at time.Time) bool { return !at.Add(t.o.RejoinWindow).After(now) })
+	since := t.begun
+	if at, ok := t.left[name]; ok {
+		since = at
+	}
+	if until := since.Add(t.o.RejoinWindow); until.After(now) {
+		return until
+	}
+	return time.Time{}
 }
 
 // state are the tables of all namespaces.

@@ -93,6 +93,10 @@ type Client struct {
 	advertised chan struct{} // wakes the session for new types
 	mu         sync.Mutex
 	types      []string
+
+	// halting is closed when everything here has ended after a connection was lost; nil when nothing was. It belongs to the goroutine of Run.
+	halting chan struct{}
+	tasks   sync.WaitGroup // halts
 }
 
 // New makes a client; Run connects it.

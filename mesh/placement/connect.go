@@ -19,8 +19,8 @@ import (
 // Pauses between attempts to connect (Dapr API, placement: reconnecting). They are spread by half of their length around their middle.
 const (
 	pause = 500 * time.Millisecond
-	// maxPause is the longest one, after every instance has refused this sidecar several times over.
-	maxPause = 2 * time.Second
+	// maxPause is the longest one, after every instance has refused this sidecar several times over. A new leader waits for about twice as long.
+	maxPause = 800 * time.Millisecond
 )
 
 // openTimeout bounds reaching an instance: its name, the connection, and the opening of the stream.
@@ -33,6 +33,7 @@ const warnEvery = 32
 // halted, and look-ups that still wait fail with [ErrClosed]. The error is nil, or that of options that cannot work.
 func (c *Client) Run(ctx context.Context) error {
 	defer c.core.close()
+	defer c.tasks.Wait()
 	o := &c.options
 	if len(o.Addresses) == 0 {
 		return errors.New("the placement service has no address: give --placement-host-address host:port")
@@ -115,7 +116,7 @@ func (c *Client) connect(ctx context.Context, address string) outcome {
 	}
 	// The stream outlives ctx, for it must not end before everything here is halted.
 	open, cancel := context.WithCancel(context.WithoutCancel(ctx))
-	s := &session{client: c}
+	s := &session{client: c, halted: c.halting}
 	defer s.tasks.Wait()
 	defer conn.Close()
 	defer cancel()

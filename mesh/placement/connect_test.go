@@ -90,11 +90,11 @@ func TestPauses(t *testing.T) {
 	}{
 		{"nothing listens", []outcome{failed, failed, failed, failed, failed}, 2, 0, []time.Duration{250 * ms, 250 * ms, 250 * ms, 250 * ms, 250 * ms}},
 		{"spread", []outcome{failed, failed}, 1, 0.999, []time.Duration{749*ms + 500*time.Microsecond, 749*ms + 500*time.Microsecond}},
-		{"no leader", []outcome{follower, follower, follower, follower, follower, follower, follower, follower}, 2, 0.5, []time.Duration{0, pause, 0, 2 * pause, 0, 4 * pause, 0, 4 * pause}},
-		{"one down and no leader", []outcome{failed, follower, failed, follower}, 2, 0.5, []time.Duration{pause, pause, pause, 2 * pause}},
-		{"refused", []outcome{denied, denied, denied}, 1, 0.5, []time.Duration{pause, 2 * pause, 4 * pause}},
+		{"no leader", []outcome{follower, follower, follower, follower, follower, follower, follower, follower}, 2, 0.5, []time.Duration{0, pause, 0, maxPause, 0, maxPause, 0, maxPause}},
+		{"one down and no leader", []outcome{failed, follower, failed, follower}, 2, 0.5, []time.Duration{pause, pause, pause, maxPause}},
+		{"refused", []outcome{denied, denied, denied}, 1, 0.5, []time.Duration{pause, maxPause, maxPause}},
 		{"shutting down", []outcome{leaving, leaving, leaving}, 1, 0.5, []time.Duration{pause, pause, pause}},
-		{"it works again", []outcome{follower, follower, worked, follower}, 1, 0.5, []time.Duration{pause, 2 * pause, pause, pause}},
+		{"it works again", []outcome{follower, follower, worked, follower}, 1, 0.5, []time.Duration{pause, maxPause, pause, pause}},
 		{"deposed", []outcome{deposed, follower, deposed}, 3, 0.5, []time.Duration{0, 0, 0}},
 	} {
 		r := &rotation{}

@@ -42,7 +42,7 @@ type session struct {
 
 	// halted is closed when the instances that an UPDATE moves away are gone; nil when none is under way.
 	halted chan struct{}
-	// after is the acknowledgement that follows.
+	// after is the acknowledgement that follows; none when the halt is that of the stream before.
 	after step
 	// backlog are the orders that came meanwhile.
 	backlog []*placementv1.PlacementOrder
@@ -50,8 +50,15 @@ type session struct {
 	tasks sync.WaitGroup
 }
 
-// run talks with the service until the stream or ctx ends, and returns why. Before it returns, all instances are halted: the stream is
-// to be closed only then, for the service gives the actors to others as soon as it is.
+// streamError is the end of a stream that the service or the network has brought about.
+type streamError struct{ error }
+
+func (e *streamError) Unwrap() error { return e.error }
+
+// run talks with the service until the stream or ctx ends, and returns why. When it is this side that ends the stream, all instances are halted
+// before it returns: the stream is to be closed only then, for the service gives the actors to others as soon as it is. When the stream was lost,
+// they are halted while the next one is opened already: a service that was restarted has to know of this sidecar before it gives its actors away,
+// and the first UPDATE of the next stream is acknowledged only when they have ended.
 func (s *session) run(ctx context.Context) error {
 	arrivals, stop := make(chan arrival), make(chan struct{})
 	s.tasks.Go(func() { receive(s.stream, arrivals, stop) })
@@ -60,17 +67,27 @@ func (s *session) run(ctx context.Context) error {
 		err = s.serve(ctx, arrivals)
 	}
 	if errors.Is(err, io.EOF) { // a failed Send: the stream has ended, and receiving tells why
-		err = reason(arrivals)
+		err = &streamError{reason(arrivals)}
 	}
 	close(stop)
 	s.bound(0)
 	s.client.connected.Store(false)
 	s.client.core.lost()
-	if s.worked {
-		s.client.halt(ctx, nil)
-	}
-	if s.halted != nil {
-		<-s.halted
+	if before := s.halted; s.worked || before != nil {
+		ended := make(chan struct{})
+		s.client.halting = ended
+		s.client.tasks.Go(func() {
+			defer close(ended)
+			if s.worked {
+				s.client.halt(ctx, nil)
+			}
+			if before != nil {
+				<-before
+			}
+		})
+		if lost := (*streamError)(nil); !errors.As(err, &lost) || ctx.Err() != nil {
+			<-ended
+		}
 	}
 	return err
 }
@@ -115,7 +132,7 @@ func (s *session) serve(ctx context.Context, arrivals <-chan arrival) error {
 		select {
 		case a := <-arrivals:
 			if a.err != nil {
-				return a.err
+				return &streamError{a.err}
 			}
 			s.worked = true
 			if s.halted == nil {
@@ -124,8 +141,10 @@ func (s *session) serve(ctx context.Context, arrivals <-chan arrival) error {
 				err = fmt.Errorf("the placement service sent %d orders without waiting for the acknowledgement of one", len(s.backlog))
 			}
 		case <-s.halted:
-			s.halted = nil
-			err = s.acknowledge(s.after)
+			s.halted, s.client.halting = nil, nil
+			if s.after.ack != placementv1.HostOperation_UNKNOWN {
+				err = s.acknowledge(s.after)
+			}
 			for err == nil && s.halted == nil && len(s.backlog) > 0 {
 				next := s.backlog[0]
 				s.backlog = s.backlog[1:]
@@ -160,7 +179,7 @@ func (s *session) handle(ctx context.Context, o *placementv1.PlacementOrder) err
 		s.bound(0)
 		halted := make(chan struct{})
 		s.halted, s.after = halted, next
-		s.tasks.Go(func() {
+		c.tasks.Go(func() {
 			defer close(halted)
 			c.halt(ctx, next.stays)
 		})

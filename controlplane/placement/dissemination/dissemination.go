@@ -59,6 +59,9 @@ type Options struct {
 	Timeout time.Duration
 	// Window is how long joins and removals are collected after a round; 0 not at all.
 	Window time.Duration
+	// Gather is until when they are collected before the first round; zero not at all. Who has just begun to lead knows nobody: a host that is
+	// alone in the first table would be given actors that others, who are about to return, still have.
+	Gather time.Time
 }
 
 // Namespace is the state of one namespace. It is not safe for concurrent use. The times that its methods get must not go back.
@@ -104,6 +107,7 @@ type stream struct {
 func New(o Options, out Receiver) *Namespace {
 	n := &Namespace{options: o, out: out, streams: map[ID]*stream{}, touched: map[string]struct{}{}, queued: map[string]struct{}{}}
 	n.settled = n.build()
+	n.window = o.Gather
 	return n
 }
 

@@ -26,6 +26,7 @@ type flags struct {
 	replicationFactor                   int64
 	keepaliveTime, keepaliveTimeout     time.Duration
 	disseminateTimeout, disseminateWait time.Duration
+	rejoin                              time.Duration
 }
 
 // newFlags declares all flags. lookup stands for os.LookupEnv.
@@ -43,6 +44,7 @@ func newFlags(stderr io.Writer, lookup func(string) (string, bool)) *flags {
 	s.DurationVar(&f.keepaliveTime, "keepalive-time", 2*time.Second, "How often the connections of sidecars are tried: 1s to 10s")
 	s.DurationVar(&f.keepaliveTimeout, "keepalive-timeout", 3*time.Second, "How long a sidecar may take to answer that: 1s to 10s")
 	s.DurationVar(&f.disseminateTimeout, "disseminate-timeout", 8*time.Second, "How long the dissemination of a table may take before sidecars that do not answer are left out")
+	s.DurationVar(&f.rejoin, "rejoin-window", 1500*time.Millisecond, "How long a new leader waits for the sidecars to be there again before its first dissemination; 0 for not at all")
 	s.DurationVar(&f.disseminateWait, "disseminate-coalesce-window", 0, "How long changes are collected after a dissemination; 0 for not at all")
 	f.security.Declare(s, lookup)
 	f.common.Declare(s)
@@ -64,7 +66,10 @@ func (f *flags) options(lookup func(string) (string, bool), log *slog.Logger) (p
 	o := placement.Options{
 		ID: f.id, Listen: placement.Address{Host: f.listenAddress, Port: f.port}, Observed: f.common.Observed(), State: f.metadata,
 		ReplicationFactor: f.replicationFactor, KeepaliveTime: f.keepaliveTime, KeepaliveTimeout: f.keepaliveTimeout,
-		DisseminateTimeout: f.disseminateTimeout, CoalesceWindow: f.disseminateWait, Log: log,
+		DisseminateTimeout: f.disseminateTimeout, CoalesceWindow: f.disseminateWait, RejoinWindow: f.rejoin, Log: log,
+	}
+	if f.rejoin <= 0 {
+		o.RejoinWindow = -1
 	}
 	for _, d := range []struct {
 		name  string
