@@ -56,7 +56,8 @@ func (i *instance) quiet() bool { return !i.lock.busy() && i.claims == 0 }
 
 // turn is a call of an actor on its way through this sidecar: on the look-out for the actor, waiting for its turn, or inside.
 type turn struct {
-	// ctx ends with the caller's, with the instance, and with the runtime.
+	// ctx ends with the instance and with the runtime, and with the caller's until the turn has begun at its host. It is replaced then, and
+	// cancel with it: see begin.
 	ctx    context.Context
 	cancel context.CancelCauseFunc
 	// inst is where it is, nil when it is nowhere. chain is its reentrancy id there.

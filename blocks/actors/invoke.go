@@ -223,6 +223,11 @@ func chainOf(call *Call) string {
 func (r *Runtime) run(ctx context.Context, t *turn, call *Call) (*invocation.Response, error) {
 	k := t.inst.kind
 	defer r.leave(t)
+	end, err := r.begin(t)
+	if err != nil {
+		return nil, t.explain(ctx, err, call.Method)
+	}
+	defer end()
 	if k.timeout > 0 {
 		defer r.limit(t, k.timeout).Stop()
 	}
@@ -232,6 +237,35 @@ func (r *Runtime) run(ctx context.Context, t *turn, call *Call) (*invocation.Res
 		return nil, t.explain(ctx, err, call.Method)
 	}
 	return resp, nil
+}
+
+// abandonedFor is how long a turn may go on when its caller has gone.
+const abandonedFor = time.Minute
+
+// begin is the last moment before a turn that is inside goes to its host. From then on it does not end with its caller: a host that is
+// broken off goes on for a while, nobody knows how long, and the actor would have another turn meanwhile. Only when nobody has been waiting for
+// it for a long time it counts as hanging. A turn whose caller has gone already, or that was broken off, does not begin: the error says so. end is
+// to be called when the host has answered.
+func (r *Runtime) begin(t *turn) (end func(), err error) {
+	sh := t.inst.shard
+	sh.mu.Lock() // breakOff uses cancel
+	defer sh.mu.Unlock()
+	caller := t.ctx
+	if err := caller.Err(); err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithCancelCause(context.WithoutCancel(caller))
+	t.ctx, t.cancel = ctx, cancel
+	waits := context.AfterFunc(caller, func() {
+		timer := r.clock.AfterFunc(abandonedFor, func() {
+			cancel(&brokenOff{fmt.Sprintf("its caller has gone, and it did not end within %s", abandonedFor)})
+		})
+		context.AfterFunc(ctx, func() { timer.Stop() })
+	})
+	return func() {
+		waits()
+		cancel(nil)
+	}, nil
 }
 
 // limit bounds a turn.

@@ -79,6 +79,68 @@ func TestTurnsOfOneActor(t *testing.T) {
 	}
 }
 
+// TestTurnOutlivesItsCaller cancels the caller of a turn that its host has in hand, as a client does that hangs up, or a sidecar that dies: the
+// host is left in peace, and the actor has no other turn before the host is done. Nobody could tell when an HTTP app is done that was broken off.
+func TestTurnOutlivesItsCaller(t *testing.T) {
+	b := newBench(t)
+	began, let, ended := make(chan string, 2), make(chan struct{}), make(chan error, 2)
+	b.host.invoke = func(ctx context.Context, call *Call) (*invocation.Response, error) {
+		began <- call.Method
+		<-let
+		ended <- ctx.Err()
+		return answer(call.Method), nil
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	first := b.start(ctx, "T", "1", "first")
+	receive(t, "the first turn", began)
+	second := b.start(context.Background(), "T", "1", "second")
+	eventually(t, "the second call waits", func() bool { return b.waiting("T", "1") == 1 })
+	cancel()
+	nothing(t, "a second turn", began)
+	close(let)
+	if err := receive(t, "the end of the first turn", ended); err != nil {
+		t.Errorf("the first turn was broken off: %v", err)
+	}
+	receive(t, "the second turn", began)
+	receive(t, "the end of the second turn", ended)
+	receive(t, "the first result", first)
+	if o := receive(t, "the second result", second); o.err != nil || o.text != "second" {
+		t.Errorf("%+v", o)
+	}
+}
+
+// TestAbandonedTurn: a host that hangs does not keep its actor for ever, once its caller has gone.
+func TestAbandonedTurn(t *testing.T) {
+	b := newBench(t)
+	began := make(chan string, 2)
+	b.host.invoke = func(ctx context.Context, call *Call) (*invocation.Response, error) {
+		began <- call.Method
+		if call.Method == "hangs" {
+			<-ctx.Done()
+			return nil, context.Cause(ctx)
+		}
+		return answer(call.Method), nil
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	first := b.start(ctx, "T", "1", "hangs")
+	receive(t, "the first turn", began)
+	second := b.start(context.Background(), "T", "1", "second")
+	eventually(t, "the second call waits", func() bool { return b.waiting("T", "1") == 1 })
+	b.clock.Advance(10 * abandonedFor) // somebody is waiting for it
+	nothing(t, "a second turn", began)
+	cancel()
+	eventually(t, "the first turn is broken off", func() bool {
+		b.clock.Advance(abandonedFor)
+		return b.waiting("T", "1") == 0
+	})
+	if o := receive(t, "the first result", first); o.err == nil {
+		t.Error("the turn that hung has a result")
+	}
+	if o := receive(t, "the second result", second); o.err != nil || o.text != "second" {
+		t.Errorf("%+v", o)
+	}
+}
+
 func TestReentrancy(t *testing.T) {
 	b := newBench(t)
 	var id atomic.Value

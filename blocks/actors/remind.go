@@ -66,6 +66,11 @@ func (r *Runtime) reachReminder(ctx context.Context, t *turn, rem *Reminder, wai
 		return false, owner, nil
 	}
 	defer r.leave(t)
+	end, err := r.begin(t)
+	if err != nil {
+		return true, owner, t.explain(ctx, err, rem.handled())
+	}
+	defer end()
 	return true, owner, r.remindOn(ctx, t, t.inst.kind, rem)
 }
 

@@ -124,6 +124,11 @@ func (s *State) drained(ctx context.Context, old *stateStore) error {
 		return nil
 	}
 	select {
+	case <-old.idle: // even if the context has ended
+		return nil
+	default:
+	}
+	select {
 	case <-old.idle:
 		return nil
 	case <-ctx.Done():
