@@ -52,8 +52,9 @@ type hosting struct {
 	scheduler *scheduler.Client
 
 	mu sync.Mutex
-	// accepted is what the scheduler may send.
+	// accepted is what the scheduler may send; nothing any more once left is set.
 	accepted scheduler.Accept
+	left     bool
 	// kept is the name of the actor state store while it is being replaced.
 	kept string
 	// connected is closed when the placement client was started.
@@ -179,10 +180,14 @@ func (s *Sidecar) startActors(ctx context.Context, down *teardown) {
 // moveAway gives the actors to other sidecars, and no more work from the scheduler, while everything still serves: turns may end, and those who
 // call are sent on.
 func (h *hosting) moveAway(ctx context.Context) {
+	h.mu.Lock()
+	h.left = true // the types that are withdrawn now settle later: that must not open streams again
+	h.mu.Unlock()
 	moved := make(chan struct{})
 	h.leaving.Go(func() {
 		defer close(moved)
 		h.runtime.SetStore(false)
+		_ = h.streams.Close(ctx) // nobody is called back any more, and the server that drains next would wait for them
 	})
 	_ = h.scheduler.Drain(ctx) // what is still with the app then comes again
 	select {
@@ -213,7 +218,9 @@ func (h *hosting) accept(change func(*scheduler.Accept)) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	change(&h.accepted)
-	h.scheduler.Accept(h.accepted)
+	if !h.left {
+		h.scheduler.Accept(h.accepted)
+	}
 }
 
 // trigger handles what the scheduler sends.
@@ -246,7 +253,9 @@ func (s *Sidecar) hostApp(ctx context.Context) {
 	}
 	withdraw, err := h.runtime.Register(*h.app)
 	if err != nil {
-		s.log.Error("the app's actors cannot be hosted", "error", err)
+		if ctx.Err() == nil {
+			s.log.Error("the app's actors cannot be hosted", "error", err)
+		}
 		return
 	}
 	h.withdraw = withdraw
@@ -317,6 +326,12 @@ func (h *hosting) addActorStore(ctx context.Context, name string, store statesto
 		return err
 	}
 	h.runtime.SetStore(true)
+	h.mu.Lock()
+	left := h.left
+	h.mu.Unlock()
+	if left { // the sidecar began to end meanwhile
+		h.runtime.SetStore(false)
+	}
 	return nil
 }
 
@@ -332,7 +347,13 @@ func (h *hosting) removeActorStore(ctx context.Context, name string) error {
 	if kept {
 		return h.state.HoldStore(ctx, name)
 	}
+	begun := ctx.Err() == nil
 	h.runtime.SetStore(false)
+	if begun && ctx.Err() != nil { // turns took all of the time to end; state calls in hand have theirs
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(context.WithoutCancel(ctx), swapPatience)
+		defer cancel()
+	}
 	return h.state.RemoveStore(ctx, name)
 }
 
