@@ -30,6 +30,10 @@ type httpChannel struct {
 
 var _ Channel = (*httpChannel)(nil)
 
+// maxIdle is how many unused connections to the app are kept: as many jobs and reminders can be due at one moment, and dialling costs as much as a
+// call.
+const maxIdle = 256
+
 func newHTTPChannel(o Options) (*httpChannel, error) {
 	address := o.hostPort()
 	c := &httpChannel{
@@ -41,7 +45,7 @@ func newHTTPChannel(o Options) (*httpChannel, error) {
 		metrics: o.Metrics.HTTPClient(),
 	}
 	dial := dialer(o.Protocol, address, dialTimeout)
-	c.client = http1.New(http1.Options{Dial: dial, MaxConns: 1024, MaxIdle: 64, IdleTimeout: 90 * time.Second, MaxHeaderBytes: o.ReadBufferSize})
+	c.client = http1.New(http1.Options{Dial: dial, MaxConns: 1024, MaxIdle: maxIdle, IdleTimeout: 90 * time.Second, MaxHeaderBytes: o.ReadBufferSize})
 	c.probes = http1.New(http1.Options{Dial: dial, MaxConns: 1, MaxIdle: 1, IdleTimeout: 90 * time.Second, MaxHeaderBytes: o.ReadBufferSize})
 	c.health = newHealth(o, c.probe)
 	return c, nil

@@ -75,9 +75,7 @@ func (s *Service) invoke(ctx context.Context, call *Call) (*invocation.Response,
 		return nil, err
 	}
 	h := &call.Request.Header
-	h.Add(apiCall, "true")
-	h.Add(invocation.CallerAppID, s.options.AppID)
-	h.Add(invocation.CallerNamespace, s.options.Namespace)
+	*h = append(*h, s.says...)
 	if span := tracing.FromContext(ctx); span.Own() {
 		h.Set(tracing.HeaderParent, span.Parent())
 		h.Del(tracing.HeaderState)

@@ -45,10 +45,20 @@ type ServiceOptions struct {
 }
 
 // Service is the actors API of a sidecar (Dapr API, actors). Its faces are [Service.Routes] and [Service.Server].
-type Service struct{ options ServiceOptions }
+type Service struct {
+	options ServiceOptions
+	// says is what the sidecar says of itself in the header of every call.
+	says invocation.Header
+}
 
 // NewService puts the API together.
-func NewService(o ServiceOptions) *Service { return &Service{o} }
+func NewService(o ServiceOptions) *Service {
+	s := &Service{options: o}
+	s.says.Add(apiCall, "true")
+	s.says.Add(invocation.CallerAppID, o.AppID)
+	s.says.Add(invocation.CallerNamespace, o.Namespace)
+	return s
+}
 
 // reservedPrefix begins the names of the sidecar's own actor types.
 const reservedPrefix = "dapr.internal."
