@@ -24,14 +24,15 @@ func (b *bench) close() { b.servers.stop() }
 
 // describe prints what is measured on what; a machine that is busy otherwise measures badly.
 func (b *bench) describe(out *os.File) {
-	for _, t := range b.targets {
+	programs := append(b.targets[:len(b.targets):len(b.targets)], target{name: "placement", path: b.placement}, target{name: "scheduler", path: b.scheduler})
+	for _, t := range programs {
 		info, err := os.Stat(t.path)
 		if err != nil {
 			continue
 		}
 		text, _ := exec.Command(t.path, "--version").Output()
 		version, _, _ := strings.Cut(string(text), "\n")
-		fmt.Fprintf(out, "%-6s %s %s (%.1f MiB) %s\n", t.name, t.path, version, float64(info.Size())/(1<<20), strings.Join(t.env, " "))
+		fmt.Fprintf(out, "%-9s %s %s (%.1f MiB) %s\n", t.name, t.path, version, float64(info.Size())/(1<<20), strings.Join(t.env, " "))
 	}
 	fmt.Fprintf(out, "%d rounds of %s each, %d bytes, %d CPUs%s\n\n", b.rounds, b.duration, b.size, runtime.NumCPU(), machineLoad())
 }
@@ -40,9 +41,12 @@ func (b *bench) describe(out *os.File) {
 type bed struct {
 	target   target
 	dir      string
-	app      *process
-	appAddr  string     // of the app, when there is one
+	appAddr  string     // of the first app, when there is one
 	sidecars []*sidecar // the first one is where the load goes
+	// others are apps and services of the control plane; they end after the sidecars.
+	others        []*process
+	actors        []int  // that the calls go to
+	placementAddr string // where a load stands for sidecars
 	// authority ends the certificate authority of sidecars that use mTLS.
 	authority func()
 }
@@ -53,19 +57,19 @@ func (b *bed) stop() {
 	for _, s := range b.sidecars {
 		s.stop()
 	}
-	if b.app != nil {
-		b.app.kill()
+	for _, p := range b.others {
+		p.kill()
 	}
 	if b.authority != nil {
 		b.authority()
 	}
 }
 
-// sidecar is a sidecar process.
+// sidecar is a sidecar process, or another one that is measured like it.
 type sidecar struct {
 	*process
 	role                string // for the names of profiles
-	http, grpc, profile int    // ports
+	http, grpc, profile int    // ports; 0 for none
 }
 
 func (s *sidecar) httpAddr() string { return loopback(s.http) }
@@ -77,8 +81,8 @@ func (b *bench) newBed(t target) (*bed, error) {
 	return bed, os.MkdirAll(filepath.Join(bed.dir, "resources"), 0o755)
 }
 
-// startApp starts the echo app and waits until it answers.
-func (b *bench) startApp(bed *bed) (port int, err error) {
+// startApp starts the echo app, which hosts actors of the types if any, and waits until it answers.
+func (b *bench) startApp(bed *bed, size int, types ...string) (port int, err error) {
 	ports, err := freePorts(1)
 	if err != nil {
 		return 0, err
@@ -88,15 +92,18 @@ func (b *bench) startApp(bed *bed) (port int, err error) {
 		return 0, err
 	}
 	addr := loopback(ports[0])
-	bed.appAddr = addr
-	bed.app, err = startProcess(bed.dir, "app", self, os.Environ(), []string{"app", addr, strconv.Itoa(b.size)}, func(c *exec.Cmd) error {
+	if bed.appAddr == "" {
+		bed.appAddr = addr
+	}
+	app, err := startProcess(bed.dir, "app", self, os.Environ(), append([]string{"app", addr, strconv.Itoa(size)}, types...), func(c *exec.Cmd) error {
 		_, err := c.StdinPipe() // it ends with us
 		return err
 	})
 	if err != nil {
 		return 0, err
 	}
-	return ports[0], bed.app.await(b.ctx, addr, "/echo", 200, time.Millisecond)
+	bed.others = append(bed.others, app)
+	return ports[0], app.await(b.ctx, addr, "/echo", 200, time.Millisecond)
 }
 
 // spawn starts a sidecar of the bed without waiting for it.
@@ -140,12 +147,12 @@ func startFloor(b *bench, t target, _ string) (*bed, error) {
 	if err != nil {
 		return nil, err
 	}
-	port, err := b.startApp(bed)
+	port, err := b.startApp(bed, b.size)
 	if err != nil {
 		return bed, err
 	}
-	bed.sidecars = []*sidecar{{process: bed.app, role: "app", http: port}}
-	bed.app = nil
+	bed.sidecars = []*sidecar{{process: bed.others[0], role: "app", http: port}}
+	bed.others = nil
 	return bed, nil
 }
 
@@ -188,7 +195,7 @@ spec:
 	if err != nil {
 		return err
 	}
-	port, err := b.startApp(bed)
+	port, err := b.startApp(bed, b.size)
 	if err != nil {
 		return err
 	}
@@ -245,7 +252,8 @@ func startStore(store string) func(*bench, target, string) (*bed, error) {
 	}
 }
 
-func writeStore(bed *bed, store, server string) error {
+// writeStore configures the state store "store". more are further items of its metadata.
+func writeStore(bed *bed, store, server string, more ...string) error {
 	version, metadata := "v1", ""
 	switch store {
 	case "in-memory":
@@ -267,7 +275,7 @@ metadata:
 spec:
   type: state.`+store+`
   version: `+version+`
-  metadata:`+metadata+"\n", bed.dir, "resources", "store.yaml")
+  metadata:`+metadata+strings.Join(more, "")+"\n", bed.dir, "resources", "store.yaml")
 }
 
 func item(name, value string) string { return "\n  - name: " + name + "\n    value: " + quote(value) }
@@ -299,7 +307,7 @@ spec:
 		}
 		port := 0
 		if delivery {
-			if port, err = b.startApp(bed); err != nil {
+			if port, err = b.startApp(bed, b.size); err != nil {
 				return bed, err
 			}
 		}

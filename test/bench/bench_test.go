@@ -37,6 +37,12 @@ func TestHistogram(t *testing.T) {
 	if all.count() != 2000 {
 		t.Errorf("%d counted instead of 2000", all.count())
 	}
+	if got := all.longest(); math.Abs(got-2000) > 20 {
+		t.Errorf("the longest is %g us instead of 2000", got)
+	}
+	if got := make(histogram, histogramSize).longest(); got != 0 {
+		t.Errorf("the longest of none is %g us", got)
+	}
 	for q, want := range map[float64]float64{0: 1, 0.5: 667, 0.99: 1960, 1: 0} {
 		if got := all.quantile(q); math.Abs(got-want) > want/50+0.1 {
 			t.Errorf("quantile %g is %g us instead of %g", q, got, want)
@@ -158,7 +164,7 @@ func TestReport(t *testing.T) {
 		t.Fatal(err)
 	}
 	got := strings.Fields(out.String())
-	for _, want := range []string{"invoke daprd 1000", "50.0 50.0 20/5 0 80 us CPU yes", "peer 1000", "100.0 100.0", "gain 1.00x 1.00x 1.00x 2.00x", "start 25.0 50.0 2.00x 20 no"} {
+	for _, want := range []string{"invoke daprd 1000", "50.0 50.0 20/5 0 80 us CPU yes", "peer 1000", "100.0 100.0", "gain 1.00x 1.00x 1.00x 1.00x 2.00x", "start 25.0 50.0 2.00x 20 no"} {
 		if !strings.Contains(strings.Join(got, " "), want) {
 			t.Errorf("no %q in\n%s", want, out.String())
 		}
@@ -198,7 +204,15 @@ func TestParse(t *testing.T) {
 	if len(s.targets) != 2 || len(s.targets[1].env) != 2 || s.duration != time.Second || !s.only.MatchString("state/redis/get") {
 		t.Errorf("%+v", s)
 	}
+	if dir := filepath.Dir(self); s.placement != filepath.Join(dir, "placement"+filepath.Ext(self)) || s.scheduler != filepath.Join(dir, "scheduler"+filepath.Ext(self)) {
+		t.Errorf("placement %s, scheduler %s", s.placement, s.scheduler)
+	}
+	if s, err = parse([]string{"-daprd", self, "-placement", self, "-scheduler", self}); err != nil || s.placement != self || s.scheduler != self {
+		t.Errorf("%+v, %v", s, err)
+	}
 	for want, args := range map[string][]string{
+		"no placement at":     {"-daprd", self, "-placement", "/nowhere"},
+		"no scheduler at":     {"-daprd", self, "-scheduler", "/nowhere"},
 		"no sidecar at":       {"-daprd", "/nowhere"},
 		"unexpected argument": {"-daprd", self, "x"},
 		"-only":               {"-daprd", self, "-only", "("},

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"encoding/binary"
@@ -42,7 +43,7 @@ func connectionOf(body []byte) (uint32, bool) {
 	if !found || end < 0 {
 		return 0, false
 	}
-	n, err := strconv.ParseUint(string(rest[:end]), 10, 32)
+	n, err := strconv.ParseUint(string(bytes.TrimSpace(rest[:end])), 10, 32)
 	return uint32(n), err == nil
 }
 
@@ -110,33 +111,23 @@ func (d *deliveryCaller) call() error {
 }
 
 func (l *load) deliveryCallers(ctx context.Context) (open func(int) (caller, error), done func(), err error) {
-	conn, err := (&net.Dialer{Timeout: 5 * time.Second}).DialContext(ctx, "tcp", l.App)
-	if err != nil {
-		return nil, nil, err
-	}
-	if _, err := conn.Write(request("GET", heardPath, "", "")); err != nil {
-		conn.Close()
-		return nil, nil, err
-	}
 	arrived := make([]chan struct{}, l.Connections)
 	for i := range arrived {
 		arrived[i] = make(chan struct{}, 16)
 	}
-	var listening sync.WaitGroup
-	listening.Go(func() {
-		var number [4]byte
-		for {
-			if _, err := io.ReadFull(conn, number[:]); err != nil {
-				return
-			}
-			if n := int(binary.BigEndian.Uint32(number[:])); n < len(arrived) {
-				select {
-				case arrived[n] <- struct{}{}:
-				default:
-				}
-			}
+	done, err = l.listen(ctx, func(n uint32) {
+		if int(n) >= len(arrived) {
+			return
+		}
+		select {
+		case arrived[n] <- struct{}{}:
+		default:
 		}
 	})
+	if err != nil {
+		return nil, nil, err
+	}
+	serials := newSerials()
 	open = func(i int) (caller, error) {
 		r, err := dialResponses(ctx, l.Addr)
 		if err != nil {
@@ -147,9 +138,33 @@ func (l *load) deliveryCallers(ctx context.Context) (open func(int) (caller, err
 		lost := time.NewTimer(deliveryLimit)
 		lost.Stop()
 		return &deliveryCaller{
-			httpCaller: &httpCaller{responses: r, load: &own, stop: context.AfterFunc(ctx, func() { r.conn.Close() })},
+			httpCaller: &httpCaller{responses: r, load: &own, serials: serials, stop: context.AfterFunc(ctx, func() { r.conn.Close() })},
 			arrived:    arrived[i], lost: lost,
 		}, nil
 	}
-	return open, func() { conn.Close(); listening.Wait() }, nil
+	return open, done, nil
+}
+
+// listen calls heard with the number in each message that the app gets, until stop.
+func (l *load) listen(ctx context.Context, heard func(n uint32)) (stop func(), err error) {
+	conn, err := (&net.Dialer{Timeout: 5 * time.Second}).DialContext(ctx, "tcp", l.App)
+	if err != nil {
+		return nil, err
+	}
+	if _, err := conn.Write(request("GET", heardPath, "", "")); err != nil {
+		conn.Close()
+		return nil, err
+	}
+	var listening sync.WaitGroup
+	listening.Go(func() {
+		in := bufio.NewReader(conn)
+		var number [4]byte
+		for {
+			if _, err := io.ReadFull(in, number[:]); err != nil {
+				return
+			}
+			heard(binary.BigEndian.Uint32(number[:]))
+		}
+	})
+	return func() { conn.Close(); listening.Wait() }, nil
 }

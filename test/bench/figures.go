@@ -30,6 +30,8 @@ type group struct {
 	server string
 	// start brings up what the loads of the figures need for one target.
 	start func(b *bench, t target, server string) (*bed, error)
+	// once is set where the sidecar plays no part: the figures are taken once, in the name of the first target.
+	once bool
 	// special measures figures without load.
 	special func(b *bench, wanted []figure, r *report) error
 }
@@ -91,6 +93,29 @@ func groups() []group {
 		{name: "delivery/redis", server: "redis", start: startBroker("redis", true), figures: []figure{
 			{name: "delivery/redis", load: delivery},
 		}},
+		{name: "actors", start: startActors, figures: []figure{
+			{name: "actors/call-local", budget: budget{Rate: 15000}, load: actorCall},
+			{name: "actors/state/get", load: actorStateGet},
+			{name: "actors/state/transaction", load: actorStateSet},
+		}},
+		{name: "actors/call-remote", start: startActorPair, figures: []figure{
+			{name: "actors/call-remote", load: actorCall},
+		}},
+		{name: "reminders", start: startScheduled, figures: []figure{
+			{name: "reminders/create", budget: budget{Rate: 8000}, load: createReminder},
+		}},
+		{name: "jobs", start: startScheduled, figures: []figure{
+			{name: "jobs/trigger", load: triggerJobs},
+			{name: "jobs/schedule", budget: budget{Rate: 8000}, load: scheduleJob},
+		}},
+		{name: "placement", start: startPlacementOnly, once: true, figures: []figure{
+			dissemination("join", 1),
+			dissemination("join", 10),
+			dissemination("join", 100),
+			dissemination("leave", 1),
+			dissemination("leave", 10),
+			dissemination("leave", 100),
+		}},
 		{name: "start", special: measureStart, figures: []figure{
 			{name: "start to healthy, ms", budget: budget{Size: 20}},
 		}},
@@ -122,7 +147,7 @@ func invoke(method string, connections int, want budget) figure {
 	return figure{name: name, budget: want, load: func(s *settings, b *bed) load {
 		body := ""
 		if method == "post" {
-			body = strings.Repeat("x", s.size)
+			body = octets(s)
 		}
 		return load{
 			Kind: "http", Addr: b.entry().httpAddr(), Connections: connections, Status: []int{200}, Body: s.size,
@@ -186,6 +211,9 @@ func grpcLoad(what string) func(*settings, *bed) load {
 		return load{Kind: "grpc-" + what, Addr: b.entry().grpcAddr(), Connections: saturation, Keys: keys, Body: s.size}
 	}
 }
+
+// octets is a body of the size that is asked for.
+func octets(s *settings) string { return strings.Repeat("x", s.size) }
 
 // value is the JSON value that the state figures store, of the size that is asked for.
 func value(s *settings) string { return `"` + strings.Repeat("v", s.size-2) + `"` }

@@ -45,6 +45,16 @@ func (h histogram) count() (n int) {
 	return n
 }
 
+// longest is the longest counted duration in microseconds; 0 when nothing was counted.
+func (h histogram) longest() float64 {
+	for i := len(h) - 1; i >= 0; i-- {
+		if h[i] > 0 {
+			return bound(i) / 1000
+		}
+	}
+	return 0
+}
+
 // quantile is the duration in microseconds that a share q of the counted ones
 // does not exceed; 0 when nothing was counted.
 func (h histogram) quantile(q float64) float64 {

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -15,9 +16,9 @@ import (
 
 // load is what the load process is to do. It reaches it as a line of JSON.
 type load struct {
-	Kind        string // "http", "delivery", "grpc-get" or "grpc-save"
+	Kind        string // "http", "delivery", "trigger", "grpc-get", "grpc-save", "placement-join" or "placement-leave"
 	Addr        string
-	App         string // the app's address, of deliveries
+	App         string // the app's address, of deliveries and triggers
 	Connections int    // of HTTP; of gRPC calls in flight
 	Warmup      time.Duration
 	Duration    time.Duration
@@ -27,7 +28,13 @@ type load struct {
 	Status   []int // that are a success
 	Body     int   // bytes that a successful reply has
 
-	Keys int // gRPC
+	Keys  int           // gRPC
+	Jobs  int           // that are due at once, of triggers
+	Size  int           // bytes of a job's data
+	Lead  time.Duration // between the time that scheduling should take at most and the moment that jobs are due
+	Hosts int           // placement
+
+	Patience time.Duration // that it may take beyond Warmup and Duration
 }
 
 // outcome is what the load process measured, as a line of JSON.
@@ -52,6 +59,12 @@ type caller interface {
 	close()
 }
 
+// timed is a caller of which only a part of a call is measured.
+type timed interface {
+	// took is that part of the last call.
+	took() time.Duration
+}
+
 // errBroken wraps an error after which the caller's connection is of no more use.
 var errBroken = errors.New("connection lost")
 
@@ -69,6 +82,9 @@ func runLoad(in io.Reader, out io.Writer) error {
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
+	if l.Kind == "trigger" {
+		return l.runTrigger(ctx, lines, out)
+	}
 	open, done, err := l.callers(ctx)
 	if err != nil {
 		return err
@@ -128,7 +144,16 @@ func (l *load) callers(ctx context.Context) (open func(i int) (caller, error), d
 	case "delivery":
 		return l.deliveryCallers(ctx)
 	case "http":
-		return func(i int) (caller, error) { return dialHTTP(ctx, l, i) }, func() {}, nil
+		serials := newSerials()
+		return func(i int) (caller, error) {
+			c, err := dialHTTP(ctx, l, i, serials)
+			if err != nil {
+				return nil, err
+			}
+			return c, nil
+		}, func() {}, nil
+	case "placement-join", "placement-leave":
+		return l.placementCallers(ctx)
 	}
 	return l.grpcCallers(ctx)
 }
@@ -162,7 +187,11 @@ func (w *worker) run(ctx context.Context, phase *atomic.Int32, open func() (call
 			start := time.Now()
 			if err = c.call(); err == nil {
 				if p == measuring {
-					w.latency.add(time.Since(start))
+					d := time.Since(start)
+					if own, ok := c.(timed); ok {
+						d = own.took()
+					}
+					w.latency.add(d)
 				}
 				continue
 			}
@@ -185,6 +214,31 @@ type httpCaller struct {
 	load *load
 	next int
 	stop func() bool
+
+	serials *atomic.Uint64
+	stamped []byte // the request that is sent, if it had a mark
+}
+
+// serialMark stands in a request for 16 digits that no other request of the benchmark has.
+const serialMark = "@@@@@@@@@@@@@@@@"
+
+// newSerials counts from the time in nanoseconds: no load sends a request that soon.
+func newSerials() *atomic.Uint64 {
+	n := new(atomic.Uint64)
+	n.Store(uint64(time.Now().UnixNano()))
+	return n
+}
+
+// stamp returns the request with digits in place of the mark.
+func (h *httpCaller) stamp(r []byte) []byte {
+	at := bytes.Index(r, []byte(serialMark))
+	if at < 0 {
+		return r
+	}
+	h.stamped = append(h.stamped[:0], r[:at]...)
+	h.stamped = fmt.Appendf(h.stamped, "%0*x", len(serialMark), h.serials.Add(1))
+	h.stamped = append(h.stamped, r[at+len(serialMark):]...)
+	return h.stamped
 }
 
 func (h *httpCaller) call() error {
@@ -192,7 +246,11 @@ func (h *httpCaller) call() error {
 	if h.next++; h.next == len(h.load.Requests) {
 		h.next = 0
 	}
-	status, body, err := h.do(r)
+	return h.send(r)
+}
+
+func (h *httpCaller) send(r []byte) error {
+	status, body, err := h.do(h.stamp(r))
 	if err != nil {
 		return err
 	}
@@ -210,14 +268,14 @@ func (h *httpCaller) close() {
 	h.conn.Close()
 }
 
-func dialHTTP(ctx context.Context, l *load, i int) (caller, error) {
+func dialHTTP(ctx context.Context, l *load, i int, serials *atomic.Uint64) (*httpCaller, error) {
 	r, err := dialResponses(ctx, l.Addr)
 	if err != nil {
 		return nil, err
 	}
 	// Connections begin at different requests, so that they do not all want the same key at once.
 	return &httpCaller{
-		responses: r, load: l, next: i * len(l.Requests) / l.Connections,
+		responses: r, load: l, next: i * len(l.Requests) / l.Connections, serials: serials,
 		stop: context.AfterFunc(ctx, func() { r.conn.Close() }),
 	}, nil
 }

@@ -4,6 +4,9 @@
 //
 //	go run ./test/bench -daprd bin/daprd [-peer /path/to/other/daprd] [-only 'invoke|state/redis']
 //
+// Actors, reminders and jobs are measured with a placement and a scheduler service
+// from beside the sidecar, or from -placement and -scheduler. They serve a peer too.
+//
 // The load generator and the app that is called are processes of their own
 // (this program again, as "bench load" and "bench app"), so that the CPU time of
 // a sidecar is its own. It is read from the kernel (/proc, on Linux only) around
@@ -57,15 +60,17 @@ func exit(err error) {
 
 // settings is what the command line asks for.
 type settings struct {
-	targets  []target // ours, then the peer if there is one
-	only     *regexp.Regexp
-	duration time.Duration // of one measured load
-	warmup   time.Duration // before the first load of a figure; half of it before each further one
-	rounds   int           // how often each sidecar is measured per figure
-	size     int           // bytes of a body or value
-	profiles string        // directory for CPU profiles; empty for none
-	json     string        // file for the figures; empty for none
-	dir      string        // for temporary files
+	targets []target // ours, then the peer if there is one
+	// The services of the control plane, the same for all targets. They need not exist for other figures.
+	placement, scheduler string
+	only                 *regexp.Regexp
+	duration             time.Duration // of one measured load
+	warmup               time.Duration // before the first load of a figure; half of it before each further one
+	rounds               int           // how often each sidecar is measured per figure
+	size                 int           // bytes of a body or value
+	profiles             string        // directory for CPU profiles; empty for none
+	json                 string        // file for the figures; empty for none
+	dir                  string        // for temporary files
 }
 
 // target is a sidecar program under test.
@@ -93,6 +98,8 @@ func parse(args []string) (*settings, error) {
 	)
 	set.StringVar(&daprd, "daprd", "bin/daprd", "the sidecar to measure")
 	set.StringVar(&peer, "peer", "", "another Dapr-compatible sidecar, measured in turns under the same load")
+	set.StringVar(&s.placement, "placement", "", "the placement service for all sidecars (default: placement beside -daprd)")
+	set.StringVar(&s.scheduler, "scheduler", "", "the scheduler service for all sidecars (default: scheduler beside -daprd)")
 	set.Var(&env, "env", "NAME=VALUE for the environment of the sidecar, e.g. GOGC=200 (repeatable)")
 	set.Var(&peerEnv, "peer-env", "NAME=VALUE for the environment of the peer (repeatable); the same program as -peer compares settings")
 	set.StringVar(&only, "only", "", "regular expression of the figures to measure (see -list)")
@@ -135,6 +142,18 @@ func parse(args []string) (*settings, error) {
 		}
 		if info, err := os.Stat(t.path); err != nil || info.IsDir() {
 			return nil, fmt.Errorf("no sidecar at %s; build it (make build) or name one with -daprd and -peer", t.path)
+		}
+	}
+	for name, path := range map[string]*string{"placement": &s.placement, "scheduler": &s.scheduler} {
+		given := *path != ""
+		if !given {
+			*path = filepath.Join(filepath.Dir(s.targets[0].path), name+filepath.Ext(s.targets[0].path))
+		}
+		if *path, err = filepath.Abs(*path); err != nil {
+			return nil, err
+		}
+		if info, err := os.Stat(*path); given && (err != nil || info.IsDir()) {
+			return nil, fmt.Errorf("no %s at %s; build it (make build) or leave out -%s", name, *path, name)
 		}
 	}
 	return &s, nil

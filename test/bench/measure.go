@@ -50,6 +50,9 @@ func (b *bench) measure(ctx context.Context, g group, r *report) error {
 		}
 	}()
 	for i, t := range b.targets {
+		if g.once && i > 0 {
+			break
+		}
 		bed, err := g.start(b, t, server)
 		if err != nil {
 			r.note(g.name+", "+t.name, err)
@@ -200,7 +203,7 @@ func (b *bench) runLoad(dir string, l load, begin func() error) (*outcome, error
 	stop := context.AfterFunc(b.ctx, func() { _ = p.cmd.Process.Kill() })
 	defer stop()
 	defer p.kill()
-	late := time.AfterFunc(l.Warmup+l.Duration+30*time.Second, func() { _ = p.cmd.Process.Kill() })
+	late := time.AfterFunc(l.Warmup+l.Duration+l.Patience+30*time.Second, func() { _ = p.cmd.Process.Kill() })
 	defer late.Stop()
 
 	var o outcome
@@ -331,7 +334,7 @@ func (b *bench) startAppAndStore(t target) (*appBed, error) {
 	if err := writeStore(bed, "in-memory", ""); err != nil {
 		return a, err
 	}
-	a.appPort, err = b.startApp(bed)
+	a.appPort, err = b.startApp(bed, b.size)
 	return a, err
 }
 

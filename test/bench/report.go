@@ -71,7 +71,7 @@ func (s *sample) perRequest(d time.Duration) float64 {
 func (r *report) print(out io.Writer) error {
 	text := map[string]bool{"figure": true, "sidecar": true, "budget": true, "met": true}
 	loads, plains := table{left: text}, table{left: text}
-	loads.line("figure", "sidecar", "req/s", "p50 us", "p99 us", "CPU us/req", "of each", "RSS/anon MiB", "errors", "budget", "met")
+	loads.line("figure", "sidecar", "req/s", "p50 us", "p99 us", "max us", "CPU us/req", "of each", "RSS/anon MiB", "errors", "budget", "met")
 	head := []string{"figure"}
 	for _, target := range r.targets {
 		head = append(head, target.name)
@@ -115,7 +115,7 @@ func (w *row) load(targets []target, line func(...string)) {
 			name = ""
 		}
 		if s.Requests == 0 {
-			line(name, targets[i].name, "-", "-", "-", "-", "-", "-", "-", want, met)
+			line(name, targets[i].name, "-", "-", "-", "-", "-", "-", "-", "-", want, met)
 			continue
 		}
 		cpu, each, mem := "-", "-", "-"
@@ -129,12 +129,12 @@ func (w *row) load(targets []target, line func(...string)) {
 			each, mem = strings.Join(parts, "+"), strings.Join(mems, " ")
 		}
 		line(name, targets[i].name, fmt.Sprintf("%.0f", s.rate()), fmt.Sprintf("%.0f", s.Latency.quantile(0.5)),
-			fmt.Sprintf("%.0f", s.Latency.quantile(0.99)), cpu, each, mem, fmt.Sprint(s.Errors), want, met)
+			fmt.Sprintf("%.0f", s.Latency.quantile(0.99)), fmt.Sprintf("%.0f", s.Latency.longest()), cpu, each, mem, fmt.Sprint(s.Errors), want, met)
 	}
 	if len(w.Samples) == 2 {
 		a, b := w.Samples[0], w.Samples[1]
 		line("", "gain", times(a.rate(), b.rate()), times(b.Latency.quantile(0.5), a.Latency.quantile(0.5)),
-			times(b.Latency.quantile(0.99), a.Latency.quantile(0.99)), times(b.micros(), a.micros()), "", "", "", "", "")
+			times(b.Latency.quantile(0.99), a.Latency.quantile(0.99)), times(b.Latency.longest(), a.Latency.longest()), times(b.micros(), a.micros()), "", "", "", "", "")
 	}
 }
 
@@ -209,7 +209,7 @@ func (r *report) save(file string) error {
 	type under struct {
 		Sidecar             string
 		RequestsPerSecond   float64
-		P50, P90, P99       float64   // microseconds
+		P50, P90, P99, Max  float64   // microseconds
 		CPU                 float64   // microseconds per request
 		CPUOfEach           []float64 // the same of each sidecar
 		Resident, Anonymous []float64 `json:",omitempty"` // MiB of each
@@ -228,7 +228,7 @@ func (r *report) save(file string) error {
 		for i, s := range w.Samples {
 			u := under{
 				Sidecar: r.targets[i].name, RequestsPerSecond: s.rate(), P50: s.Latency.quantile(0.5), P90: s.Latency.quantile(0.9),
-				P99: s.Latency.quantile(0.99), CPU: s.micros(), Resident: s.Resident, Anonymous: s.Anonymous, Errors: s.Errors, Error: s.Error,
+				P99: s.Latency.quantile(0.99), Max: s.Latency.longest(), CPU: s.micros(), Resident: s.Resident, Anonymous: s.Anonymous, Errors: s.Errors, Error: s.Error,
 			}
 			for _, d := range s.CPU {
 				u.CPUOfEach = append(u.CPUOfEach, s.perRequest(d))
