@@ -19,6 +19,7 @@ demo: build ## three apps behind three sidecars: invocation, state, events, secr
 
 test: ## every test; installs the servers and SDKs that it needs
 	test/setup/install.sh
+	test/setup/java.sh
 	test/setup/kafka.sh
 	test/setup/zipkin.sh
 	test/setup/collector.sh

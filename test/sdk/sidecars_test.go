@@ -1,17 +1,11 @@
 package sdk
 
 import (
-	"context"
-	"errors"
-	"fmt"
 	"net/http"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
-	"sync"
-	"syscall"
 	"testing"
 	"time"
 
@@ -19,33 +13,70 @@ import (
 )
 
 const (
-	apiToken = "the-api-token" // every request to the sidecars has to carry it
+	apiToken = "the-api-token" // every request to the sidecars has to carry it, if they are not open
 	appToken = "the-app-token" // the sidecars send it to the apps
 
 	startLimit = 30 * time.Second
 	stopLimit  = 15 * time.Second
 )
 
-// set is the sidecars of one suite.
-//
-//	caller     has no app; the suite calls all APIs through it
-//	httpApp    its app, which the suite hosts, speaks HTTP
-//	grpcApp    its app, which the suite hosts, speaks gRPC
-//	events...  have apps which the suite hosts, and which get events over HTTP and gRPC
-//	doomed...  are there to be shut down by the suite
-type set struct {
-	caller, httpApp, grpcApp, eventsHTTP, eventsGRPC, doomedHTTP, doomedGRPC *sidecar
+// role is what one sidecar of a suite is for.
+type role struct {
+	name     string
+	id       string // of the app, after the language; empty for the name
+	protocol string // that the app speaks, which the suite hosts; empty for none
+	group    string // whose resources it has
+	doomed   bool   // the suite shuts it down
+	// plane is whether it uses placement and the scheduler. The others are as they would be without.
+	plane bool
+	open  bool // requests need no API token
+}
 
-	redis string // the address of the server behind the component redis, if there is one
+// The groups of sidecars by their resources.
+const (
+	plain  = "resources"
+	events = "events"
+	actors = "actors"
+)
+
+// The roles of sidecars. The suites host all apps.
+var (
+	// The suite calls all APIs through the caller, which has no app.
+	caller = role{name: "caller", group: plain, plane: true}
+	// What the building blocks for invocation, state, events, bindings and secrets need.
+	blocks = []role{
+		caller,
+		{name: "http-app", protocol: "http", group: plain},
+		{name: "grpc-app", protocol: "grpc", group: plain},
+		{name: "events-http", protocol: "http", group: events},
+		{name: "events-grpc", protocol: "grpc", group: events},
+		{name: "doomed-http", group: plain, doomed: true},
+		{name: "doomed-grpc", group: plain, doomed: true},
+	}
+	// Two instances of one app share its actors, until the suite shuts the second one down.
+	actorHosts = []role{
+		{name: "actors-one", id: "actors", protocol: "http", group: actors, plane: true},
+		{name: "actors-two", id: "actors", protocol: "http", group: actors, plane: true, doomed: true},
+	}
+	// An app that hosts its actors on a stream that it opens itself. The Python SDK sends no token when it opens one.
+	actorStream = role{name: "actors-stream", protocol: "grpc", group: actors, plane: true, open: true}
+	// Apps that jobs are delivered to.
+	jobsHTTP = role{name: "jobs-http", protocol: "http", group: plain, plane: true}
+	jobsGRPC = role{name: "jobs-grpc", protocol: "grpc", group: plain, plane: true}
+)
+
+// set is what runs for one suite.
+type set struct {
+	sidecars []*sidecar
+	plane    *plane
+	redis    string // the address of the server behind the component redis, if there is one
 }
 
 // sidecar is one daprd process.
 type sidecar struct {
-	id, role, protocol, log   string
+	process
+	role
 	http, grpc, internal, app int // app is 0 for none
-
-	cmd    *exec.Cmd
-	exited chan struct{} // closed once cmd has ended
 }
 
 var components = map[string]string{
@@ -111,14 +142,15 @@ spec:
     scopes:
     - storeName: secrets
       deniedSecrets: [forbidden]
+  features:
+  - {name: ActorStateTTL, enabled: true}
 `
 
 const secrets = `{"plain": "open sesame", "redis": {"password": "x", "hosts": ["a", "b"]}, "forbidden": "no", "sqlite-path": "%[1]s/state.db"}`
 
 // startSidecars starts the sidecars of a suite, which end with the test.
-func startSidecars(t *testing.T, language string) *set {
+func startSidecars(t *testing.T, language string, roles []role) *set {
 	t.Helper()
-	program := daprd(t)
 	dir := t.TempDir()
 	redis := redisAddress(t)
 	fill := strings.NewReplacer("%[1]s", filepath.ToSlash(dir), "%[2]s", language, "%[3]s", webServer(t), "%[4]s", redis).Replace
@@ -129,122 +161,47 @@ func startSidecars(t *testing.T, language string) *set {
 		}
 		return path
 	}
-	resources := writeResources(t, filepath.Join(dir, "resources"), fill, components)
-	events := []map[string]string{eventResources}
+	ofEvents := []map[string]string{eventResources}
 	if redis != "" {
-		events = append(events, redisResources)
+		ofEvents = append(ofEvents, redisResources)
 	}
-	resourcesOfEvents := writeResources(t, filepath.Join(dir, "events"), fill, events...)
+	resources := map[string]string{
+		plain:  writeResources(t, filepath.Join(dir, plain), fill, components),
+		events: writeResources(t, filepath.Join(dir, events), fill, ofEvents...),
+		actors: writeResources(t, filepath.Join(dir, actors), fill, actorResources),
+	}
 	config := write("config.yaml", configuration)
 	write("secrets.json", secrets)
 
-	one := func(role, protocol string) *sidecar {
-		s := &sidecar{
-			id: language + "-" + role, role: role, protocol: protocol, log: filepath.Join(dir, role+".log"), exited: make(chan struct{}),
-			http: servers.FreePort(t), grpc: servers.FreePort(t), internal: servers.FreePort(t),
+	all := &set{plane: startPlane(t, dir), redis: redis}
+	for _, r := range roles {
+		if r.id == "" {
+			r.id = r.name
 		}
-		if protocol != "" {
+		r.id = language + "-" + r.id
+		s := &sidecar{role: r, http: servers.FreePort(t), grpc: servers.FreePort(t), internal: servers.FreePort(t)}
+		if r.protocol != "" {
 			s.app = servers.FreePort(t)
 		}
-		return s
-	}
-	all := &set{
-		caller: one("caller", ""), httpApp: one("http-app", "http"), grpcApp: one("grpc-app", "grpc"),
-		eventsHTTP: one("events-http", "http"), eventsGRPC: one("events-grpc", "grpc"),
-		doomedHTTP: one("doomed-http", ""), doomedGRPC: one("doomed-grpc", ""), redis: redis,
-	}
-	for _, s := range all.sidecars() {
-		of := resources
-		if s == all.eventsHTTP || s == all.eventsGRPC {
-			of = resourcesOfEvents
+		args := s.arguments(resources[r.group], config)
+		if r.plane {
+			args = append(args, all.plane.arguments()...)
 		}
-		s.start(t, program, dir, of, config)
+		env := []string{"APP_API_TOKEN=" + appToken}
+		if !r.open {
+			env = append(env, "DAPR_API_TOKEN="+apiToken)
+		}
+		s.process = start(t, "the sidecar "+r.name, dir, env, "daprd", args...)
+		all.sidecars = append(all.sidecars, s)
 	}
-	for _, s := range all.sidecars() {
-		s.await(t)
+	// A sidecar is fully ready only once its app is there, too.
+	for _, s := range all.sidecars {
+		s.await(t, s.http, "/v1.0/healthz/outbound", http.StatusNoContent)
 	}
 	return all
 }
 
-func (s *set) sidecars() []*sidecar {
-	return append(s.lasting(), s.doomedHTTP, s.doomedGRPC)
-}
-
-// lasting are the sidecars that the suite leaves alive.
-func (s *set) lasting() []*sidecar {
-	return []*sidecar{s.caller, s.httpApp, s.grpcApp, s.eventsHTTP, s.eventsGRPC}
-}
-
-// environment tells a suite where its sidecars are: SDK_<ROLE>_ID, _HTTP_PORT, _GRPC_PORT and _APP_PORT for each, the caller's
-// ports as an SDK expects them, the tokens, and SDK_REDIS if the component redis is there.
-func (s *set) environment() []string {
-	env := []string{
-		"DAPR_API_TOKEN=" + apiToken, "APP_API_TOKEN=" + appToken,
-		"DAPR_HTTP_PORT=" + strconv.Itoa(s.caller.http), "DAPR_GRPC_PORT=" + strconv.Itoa(s.caller.grpc),
-	}
-	if s.redis != "" {
-		env = append(env, "SDK_REDIS="+s.redis)
-	}
-	for _, c := range s.sidecars() {
-		name := "SDK_" + strings.ToUpper(strings.ReplaceAll(c.role, "-", "_"))
-		env = append(env, name+"_ID="+c.id, name+"_HTTP_PORT="+strconv.Itoa(c.http), name+"_GRPC_PORT="+strconv.Itoa(c.grpc))
-		if c.app != 0 {
-			env = append(env, name+"_APP_PORT="+strconv.Itoa(c.app))
-		}
-	}
-	return env
-}
-
-// checkEnds checks that the suite has shut the doomed sidecars down, and that the others have lived and now end cleanly.
-func (s *set) checkEnds(t *testing.T) {
-	t.Helper()
-	for _, c := range []*sidecar{s.doomedHTTP, s.doomedGRPC} {
-		select {
-		case <-c.exited:
-		case <-time.After(stopLimit):
-			t.Errorf("the sidecar %s was told through its API to shut down and still runs after %s", c.id, stopLimit)
-		}
-	}
-	for _, c := range s.lasting() {
-		select {
-		case <-c.exited:
-			t.Errorf("the sidecar %s ended by itself", c.id)
-		default:
-			c.tell(t)
-		}
-	}
-	for _, c := range s.lasting() {
-		select {
-		case <-c.exited:
-		case <-time.After(stopLimit):
-			t.Errorf("the sidecar %s still runs %s after SIGTERM", c.id, stopLimit)
-		}
-	}
-	for _, c := range s.sidecars() {
-		select {
-		case <-c.exited:
-			if code := c.cmd.ProcessState.ExitCode(); code != 0 {
-				t.Errorf("the sidecar %s ended with %s, want exit status 0", c.id, c.cmd.ProcessState)
-			}
-		default: // reported above
-		}
-	}
-}
-
-func (s *sidecar) tell(t *testing.T) {
-	t.Helper()
-	if err := s.cmd.Process.Signal(syscall.SIGTERM); err != nil {
-		t.Errorf("the sidecar %s: %v", s.id, err)
-	}
-}
-
-func (s *sidecar) start(t *testing.T, program, dir, resources, config string) {
-	t.Helper()
-	log, err := os.Create(s.log)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer log.Close()
+func (s *sidecar) arguments(resources, config string) []string {
 	args := []string{
 		"--app-id", s.id, "--dapr-http-port", strconv.Itoa(s.http), "--dapr-grpc-port", strconv.Itoa(s.grpc),
 		"--dapr-internal-grpc-port", strconv.Itoa(s.internal), "--dapr-listen-addresses", "127.0.0.1",
@@ -254,113 +211,50 @@ func (s *sidecar) start(t *testing.T, program, dir, resources, config string) {
 	if s.app != 0 {
 		args = append(args, "--app-port", strconv.Itoa(s.app), "--app-protocol", s.protocol)
 	}
-	s.cmd = exec.Command(program, args...)
-	s.cmd.Dir = dir
-	s.cmd.Env = append(cleanEnvironment(), "DAPR_API_TOKEN="+apiToken, "APP_API_TOKEN="+appToken)
-	s.cmd.Stdout, s.cmd.Stderr = log, log
-	if err := s.cmd.Start(); err != nil {
-		t.Fatalf("cannot start %s: %v", program, err)
-	}
-	var waiting sync.WaitGroup
-	waiting.Go(func() {
-		_ = s.cmd.Wait() // checkEnds looks at the state
-		close(s.exited)
-	})
-	t.Cleanup(func() {
-		_ = s.cmd.Process.Kill() // the error of one that has ended says just that
-		waiting.Wait()
-		if t.Failed() {
-			t.Logf("log of the sidecar %s, %s:\n%s", s.id, s.cmd.ProcessState, tail(s.log))
-		}
-	})
+	return args
 }
 
-// await waits until the sidecar serves its APIs. It is fully ready only once its app is there, too.
-func (s *sidecar) await(t *testing.T) {
+// environment tells a suite where its sidecars are: SDK_<ROLE>_ID, _HTTP_PORT, _GRPC_PORT and _APP_PORT for each, the caller's
+// ports as an SDK expects them, the tokens, and SDK_REDIS if the component redis is there.
+func (s *set) environment() []string {
+	env := []string{"DAPR_API_TOKEN=" + apiToken, "APP_API_TOKEN=" + appToken}
+	if s.redis != "" {
+		env = append(env, "SDK_REDIS="+s.redis)
+	}
+	for _, c := range s.sidecars {
+		name := "SDK_" + strings.ToUpper(strings.ReplaceAll(c.name, "-", "_"))
+		env = append(env, name+"_ID="+c.id, name+"_HTTP_PORT="+strconv.Itoa(c.http), name+"_GRPC_PORT="+strconv.Itoa(c.grpc))
+		if c.app != 0 {
+			env = append(env, name+"_APP_PORT="+strconv.Itoa(c.app))
+		}
+		if c.name == caller.name {
+			env = append(env, "DAPR_HTTP_PORT="+strconv.Itoa(c.http), "DAPR_GRPC_PORT="+strconv.Itoa(c.grpc))
+		}
+	}
+	return env
+}
+
+// checkEnds checks that the suite has shut the doomed sidecars down, and that everything else has lived and now ends cleanly.
+func (s *set) checkEnds(t *testing.T) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), startLimit)
-	defer cancel()
-	tick := time.NewTicker(10 * time.Millisecond)
-	defer tick.Stop()
-	url := fmt.Sprintf("http://127.0.0.1:%d/v1.0/healthz/outbound", s.http)
-	for {
-		err := get(ctx, url)
-		if err == nil {
-			return
+	var lasting []*process
+	for _, c := range s.sidecars {
+		if !c.doomed {
+			lasting = append(lasting, &c.process)
+			continue
 		}
-		select {
-		case <-s.exited:
-			t.Fatalf("the sidecar %s ended while starting: %s", s.id, s.cmd.ProcessState)
-		case <-ctx.Done():
-			t.Fatalf("the sidecar %s is not ready after %s: %v", s.id, startLimit, err)
-		case <-tick.C:
+		if !c.ends(t, stopLimit) {
+			t.Errorf("%s was told through its API to shut down and still runs after %s", c.title, stopLimit)
 		}
 	}
-}
-
-func get(ctx context.Context, url string) error {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
-	if err != nil {
-		return err
-	}
-	res, err := http.DefaultClient.Do(req)
-	if err != nil {
-		return err
-	}
-	res.Body.Close()
-	if res.StatusCode != http.StatusNoContent {
-		return errors.New(res.Status)
-	}
-	return nil
-}
-
-// tail is at most the last 16 KiB of a file.
-func tail(path string) []byte {
-	text, err := os.ReadFile(path)
-	if err != nil {
-		return []byte(err.Error())
-	}
-	return text[max(0, len(text)-16<<10):]
-}
-
-// build is the sidecar program, compiled once for the tests of this package.
-var build struct {
-	sync.Mutex
-	done    bool
-	program string
-	output  []byte
-	err     error
-}
-
-// daprd returns the sidecar program.
-func daprd(t *testing.T) string {
-	t.Helper()
-	build.Lock()
-	defer build.Unlock()
-	if !build.done {
-		build.done = true
-		build.program = filepath.Join(temp, "daprd")
-		cmd := newCommand(t, installLimit, suiteDir(t, filepath.Join("..", "..")), "go", "build", "-o", build.program, "./cmd/daprd")
-		build.output, build.err = cmd.CombinedOutput()
-	}
-	if build.err != nil {
-		t.Fatalf("go build ./cmd/daprd: %v\n%s", build.err, build.output)
-	}
-	return build.program
-}
-
-// temp lives as long as the test binary.
-var temp string
-
-func TestMain(m *testing.M) {
-	os.Exit(func() int {
-		var err error
-		if temp, err = os.MkdirTemp("", "outrigger-sdk-"); err != nil {
-			fmt.Fprintln(os.Stderr, err)
-			return 1
+	for _, group := range [][]*process{lasting, s.plane.processes()} {
+		for _, c := range group {
+			c.tell(t)
 		}
-		defer os.RemoveAll(temp)
-		defer servers.StopAll()
-		return m.Run()
-	}())
+		for _, c := range group {
+			if !c.ends(t, stopLimit) {
+				t.Errorf("%s still runs %s after SIGTERM", c.title, stopLimit)
+			}
+		}
+	}
 }

@@ -44,7 +44,7 @@ function client(role, protocol, options = {}) {
 }
 
 // The gRPC statuses that the tests look for.
-const Code = { Unknown: 2, InvalidArgument: 3, NotFound: 5, PermissionDenied: 7, Aborted: 10, Unimplemented: 12, Internal: 13, Unauthenticated: 16 };
+const Code = { Unknown: 2, InvalidArgument: 3, NotFound: 5, PermissionDenied: 7, FailedPrecondition: 9, Aborted: 10, Unimplemented: 12, Internal: 13, Unauthenticated: 16 };
 
 // checkError checks an error of a client: over HTTP { status, errorCode, text }, over gRPC { code, text }.
 function checkError(protocol, error, want) {
@@ -80,8 +80,8 @@ async function succeeds(call) {
   return result;
 }
 
-// until repeats a check until it holds, for ten seconds at most.
-async function until(check) {
+// until repeats a check until it holds, for ten seconds at most, with a pause between in milliseconds.
+async function until(check, pause = 20) {
   const limit = Date.now() + 10_000;
   for (;;) {
     try {
@@ -91,7 +91,7 @@ async function until(check) {
         throw error;
       }
     }
-    await new Promise((resolve) => setTimeout(resolve, 20));
+    await new Promise((resolve) => setTimeout(resolve, pause));
   }
 }
 

@@ -31,7 +31,7 @@ class Sidecar:
         self.address = f'127.0.0.1:{self.grpc}'
 
 
-def until(check, limit=10):
+def until(check, limit=10, pause=0.02):
     """Repeats a check until it does not raise an error, and returns its value."""
     end = time.monotonic() + limit
     while True:
@@ -40,7 +40,7 @@ def until(check, limit=10):
         except Exception:
             if time.monotonic() > end:
                 raise
-        time.sleep(0.02)
+        time.sleep(pause)
 
 
 @pytest.fixture
