@@ -94,7 +94,9 @@ func (e *Engine) follow(ctx context.Context, t *table) error {
 			}
 			var change storedChange
 			for _, ev := range resp.Events {
-				e.decode(&change, t, ev)
+				if err := e.decode(ctx, &change, t, ev); err != nil {
+					return err
+				}
 			}
 			if err := e.tell(ctx, change); err != nil {
 				return err
@@ -103,16 +105,43 @@ func (e *Engine) follow(ctx context.Context, t *table) error {
 	}
 }
 
+// restored is how long ago a job must have begun for its counter to be looked for when it appears: what clients schedule begins now,
+// and has none yet.
+const restored = 10 * time.Second
+
 // decode adds an event of the watch to a change.
-func (e *Engine) decode(change *storedChange, t *table, ev *clientv3.Event) {
+func (e *Engine) decode(ctx context.Context, change *storedChange, t *table, ev *clientv3.Event) error {
 	name, rev := string(ev.Kv.Key[len(record.Jobs):]), ev.Kv.ModRevision
 	if ev.Type == clientv3.EventTypePut {
 		if j := e.stored(t, name, ev.Kv, nil); j != nil {
+			if e.now().Sub(j.plan.Start) > restored {
+				if err := e.recount(ctx, j); err != nil {
+					return err
+				}
+			}
 			change.jobs = append(change.jobs, j)
-			return
+			return nil
 		}
 	}
 	change.gone = append(change.gone, gone{name, rev})
+	return nil
+}
+
+// recount reads the counter of a job that somebody put there as it was once, such as `dapr scheduler import` does with a backup.
+func (e *Engine) recount(ctx context.Context, j *job) error {
+	ctx, cancel := context.WithTimeout(ctx, pageTimeout)
+	defer cancel()
+	resp, err := e.client.Get(ctx, record.CounterKey(j.name))
+	if err != nil {
+		return fmt.Errorf("the counter of the job %q could not be read: %w", j.name, err)
+	}
+	if len(resp.Kvs) == 0 {
+		return nil
+	}
+	if c := e.counter(j.name, resp.Kvs[0]); c != nil && c.Partition == j.partition {
+		j.Counter, j.fresh = *c, true
+	}
+	return nil
 }
 
 // stored is a job of this engine; nil when it is another's or cannot be read, which is logged.

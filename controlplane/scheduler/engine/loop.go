@@ -256,7 +256,7 @@ func (l *loop) write(j *job) {
 
 // rewrite tries again what could not be written. A write that had happened after all changes nothing the second time.
 func (l *loop) rewrite(now time.Time) {
-	if len(l.failed) == 0 || l.failedAt.After(now) {
+	if wait := l.failedAt.Sub(now); len(l.failed) == 0 || wait > 0 && wait <= again { // more than that if the clock was set back
 		return
 	}
 	for _, j := range l.failed {

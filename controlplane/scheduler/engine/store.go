@@ -2,9 +2,11 @@ package engine
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
+	"google.golang.org/grpc/codes"
 
 	"outrigger.dev/controlplane/scheduler/record"
 )
@@ -35,7 +37,7 @@ func (e *Engine) Schedule(ctx context.Context, name string, job *record.Job, ove
 	}
 	stored, err := e.write(ctx, w)
 	if err != nil {
-		return fmt.Errorf("the job %q could not be stored: %w", name, err)
+		return fmt.Errorf("the job %q %s: %w", name, failed("stored", err), err)
 	}
 	if !stored {
 		return fmt.Errorf("%w: '%s'", ErrExists, name)
@@ -91,9 +93,20 @@ func (e *Engine) Delete(ctx context.Context, name string) error {
 		clientv3.OpDelete(record.JobKey(name)), clientv3.OpDelete(record.CounterKey(name)),
 	}})
 	if err != nil {
-		return fmt.Errorf("the job %q could not be deleted: %w", name, err)
+		return fmt.Errorf("the job %q %s: %w", name, failed("deleted", err), err)
 	}
 	return nil
+}
+
+// failed says what is known of a change that failed. When etcd did not answer in time, such as while its leader changes, it may
+// have been made, or may still be.
+func failed(what string, err error) string {
+	var coded interface{ Code() codes.Code }
+	late := errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled)
+	if late || errors.As(err, &coded) && (coded.Code() == codes.Unavailable || coded.Code() == codes.DeadlineExceeded) {
+		return "may have been " + what + " or not, as etcd did not answer in time"
+	}
+	return "could not be " + what
 }
 
 // List reads the jobs whose full names begin with prefix, sorted by name, as they were at one moment. A job that cannot be

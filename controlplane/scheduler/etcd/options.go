@@ -75,6 +75,9 @@ type Embedded struct {
 // maxRequestBytes is the largest change. What is larger would hold the heartbeats of the members up.
 const maxRequestBytes = 64 << 20
 
+// leastTxnOps is what a transaction may have at least, whatever --etcd-max-txn-ops says: the engine puts the changes of many jobs into one.
+const leastTxnOps = 128
+
 // markerName is the file that says that the data of the directory belong to the cluster as it is formed now
 // (Dapr API, scheduler: embedded etcd).
 const markerName = "dapr-scheduler-existing-cluster"

@@ -99,7 +99,7 @@ func (s *Store) embed() (err error) {
 	c.AutoCompactionMode, c.AutoCompactionRetention = e.CompactionMode, e.CompactionRetention
 	c.SnapshotCount, c.MaxSnapFiles, c.MaxWalFiles = e.SnapshotCount, e.MaxSnapshots, e.MaxWALs
 	c.BackendBatchLimit, c.BackendBatchInterval = e.BackendBatchLimit, e.BackendBatchInterval
-	c.MaxTxnOps, c.MaxRequestBytes = e.MaxTxnOps, maxRequestBytes
+	c.MaxTxnOps, c.MaxRequestBytes = max(e.MaxTxnOps, leastTxnOps), maxRequestBytes
 	c.BootstrapDefragThresholdMegabytes = e.DefragThresholdMegabytes
 	c.InitialElectionTickAdvance, c.Metrics = e.InitialElectionTickAdvance, e.Metrics
 	if _, count := e.members(); count == 1 {

@@ -133,6 +133,22 @@ func TestClientListener(t *testing.T) {
 	}
 }
 
+// TestTransactionsOfTheEngineFit has a limit that is too low for the engine, which puts 64 changes of two operations each into a transaction.
+func TestTransactionsOfTheEngineFit(t *testing.T) {
+	o := single(t, t.TempDir())
+	o.Embedded.MaxTxnOps = 10
+	s := open(t, o)
+	var ops []clientv3.Op
+	for n := range 64 {
+		ops = append(ops, clientv3.OpTxn(nil, []clientv3.Op{clientv3.OpPut(fmt.Sprint("job-", n), ""), clientv3.OpDelete(fmt.Sprint("counter-", n))}, nil))
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	if _, err := s.Client().Txn(ctx).Then(ops...).Commit(); err != nil {
+		t.Fatal(err)
+	}
+}
+
 func TestOptions(t *testing.T) {
 	embedded := func(change func(*Embedded)) Options {
 		e := &Embedded{}
