@@ -12,6 +12,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials"
 
+	"outrigger.dev/api"
 	runtimev1 "outrigger.dev/api/gen/runtime/v1"
 	schedulerv1 "outrigger.dev/api/gen/scheduler/v1"
 	"outrigger.dev/app"
@@ -111,6 +112,14 @@ func (s *Sidecar) openActors(identity components.Sidecar, host string) {
 		AppID: o.AppID, Namespace: identity.Namespace, Scheduler: h.scheduler, App: func() app.Channel { return s.channel }, Tracer: s.traces.Tracer(),
 		Metrics: s.metrics.Jobs(), Clock: o.Clock, Log: logging.Scope(o.Log, logging.ScopeScheduler),
 	})
+}
+
+// checkActors refuses settings with which actors cannot be hosted (Dapr API, actors: registration).
+func (o *Options) checkActors() error {
+	if o.Kubernetes && o.EnableMTLS && o.Namespace == "" && len(o.PlacementAddresses) > 0 {
+		return api.ErrActorNamespaceRequired()
+	}
+	return nil
 }
 
 // hasPlacement tells whether there are actors at all.

@@ -490,17 +490,27 @@ func TestTheEndOfASidecarEndsActorStreams(t *testing.T) {
 	if r := s.Post("/v1.0/actors/Cart/1/method/x", ""); r.Body != "streamed" {
 		t.Fatalf("%+v\n%s", r, s.Log)
 	}
-	stopped := make(chan error, 1)
 	// Not by Stop: that would take the connection of the stream away.
 	if r := s.Post("/v1.0/shutdown", ""); r.Status != 204 {
 		t.Fatalf("%+v", r)
 	}
-	go func() { stopped <- s.Stopped() }()
-	e := <-ended
-	if e.err != io.EOF || !e.deactivated {
+	if err := s.Stopped(); err != nil {
+		t.Errorf("%v\n%s", err, s.Log)
+	}
+	if e := <-ended; e.err != io.EOF || !e.deactivated {
 		t.Errorf("the stream ended with %v; deactivated: %v", e.err, e.deactivated)
 	}
-	if err := <-stopped; err != nil {
-		t.Errorf("%v\n%s", err, s.Log)
+}
+
+// TestActorsNeedANamespace: in Kubernetes, with identities, actors of no namespace would be those of another one.
+func TestActorsNeedANamespace(t *testing.T) {
+	o := sidecar.Defaults()
+	o.AppID, o.Kubernetes, o.EnableMTLS, o.PlacementAddresses = "app", true, true, []string{"placement:50005"}
+	if _, err := sidecar.New(o); err == nil || !strings.Contains(err.Error(), "actors must have a namespace configured when running in Kubernetes mode") {
+		t.Errorf("without a namespace: %v", err)
+	}
+	o.Namespace = "shop"
+	if _, err := sidecar.New(o); err != nil {
+		t.Errorf("with one: %v", err)
 	}
 }

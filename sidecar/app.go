@@ -53,9 +53,9 @@ func (s *Sidecar) awaitApp(ctx context.Context, start time.Time, target *health.
 	}
 	s.channel.Health().OnChange(func(healthy bool) {
 		if !healthy {
-			s.dropApp(ctx)
 			s.pubsub.StopApp()
 			s.bindings.Stop()
+			s.dropApp(ctx)
 			return
 		}
 		configured = true

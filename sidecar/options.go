@@ -199,5 +199,5 @@ func (o *Options) complete() error {
 	if o.SchedulerJobStreams <= 0 {
 		o.SchedulerJobStreams = 3
 	}
-	return nil
+	return o.checkActors()
 }

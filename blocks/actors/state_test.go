@@ -297,6 +297,18 @@ func TestActorStoreReplaced(t *testing.T) {
 	}
 }
 
+// Who takes a store out when there is no time left is only told so when it is in use.
+func TestActorStoreRemovedTooLate(t *testing.T) {
+	ended, cancel := context.WithCancel(t.Context())
+	cancel()
+	for range 50 { // a choice by chance would be wrong in some of them
+		s := newState(t, StateOptions{Core: newCore()}, inmemory.New(clockwork.NewRealClock()))
+		if err := s.RemoveStore(ended, "store"); err != nil || s.Store() != "" {
+			t.Fatalf("%q, %v", s.Store(), err)
+		}
+	}
+}
+
 // A try that was given up may still write: the actor and the store are held until it has ended.
 func TestActorStateHeldBeyondTimeout(t *testing.T) {
 	inside, leave := make(chan struct{}), make(chan struct{})
