@@ -78,6 +78,9 @@ func TestStagedUntilSomebodyListens(t *testing.T) {
 	if _, err := c.DeleteJob(bounded(t), &schedulerv1.DeleteJobRequest{Name: "a", Metadata: job("app")}); err != nil {
 		t.Fatal(err)
 	}
+	// Once this one is known to the engine, so is the deletion before it.
+	schedule(t, c, due("c", "0s", job("another")))
+	r.metric(`dapr_scheduler_jobs_undelivered_total{type="job"} 3`)
 	for i := range 3 {
 		w := watch(t, c, initial("app"))
 		if m := w.next(); m.Name != "b" || m.Id != 1 {
