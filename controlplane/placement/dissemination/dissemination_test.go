@@ -124,8 +124,10 @@ func TestCourses(t *testing.T) {
 	}{
 		{"one host", Options{}, settled},
 		{"an equal report changes nothing", Options{}, append(slices.Clone(settled), "report a T >", "report a T,T >", "old a T >")},
-		{"the first round waits for the sidecars to return", Options{Gather: time.Unix(1001, 500)}, []string{"join a T >", "join b > b:lock0 b:update0{} b:unlock0", "tick 500ms >",
-			"join c T,U >", "tick 1s > a:lock1 b:lock1 c:lock1", "ack a lock 1 >", "ack c lock 1 > a:update1{T:a,c U:c} b:update1{T:a,c U:c} c:update1{T:a,c U:c}"}},
+		{"the first round waits for the sidecars to return", Options{Gather: time.Unix(1001, 500)}, []string{
+			"join a T >", "join b > b:lock0 b:update0{} b:unlock0", "tick 500ms >",
+			"join c T,U >", "tick 1s > a:lock1 b:lock1 c:lock1", "ack a lock 1 >", "ack c lock 1 > a:update1{T:a,c U:c} b:update1{T:a,c U:c} c:update1{T:a,c U:c}",
+		}},
 		{"they have returned before the first of them comes", Options{Gather: time.Unix(900, 0)}, []string{"join a T >", "tick 0s > a:lock1"}},
 		{"more types", Options{}, append(slices.Clone(settled), "report a U,T > a:lock2", "ack a lock 2 > a:update2{T:a U:a}")},
 		{"types withdrawn: the host is waited for", Options{}, append(slices.Clone(settled), "join b T > a:lock2 b:lock2", "ack a lock 2 >",
