@@ -221,6 +221,19 @@ func (e *Engine) ActorTimeout(actorType string) time.Duration {
 	return e.set.actor(actorType).timeout
 }
 
+// CountActorTimeout counts, for whoever applies [Engine.ActorTimeout], that a turn began under the timeout, or that it took too long.
+func (e *Engine) CountActorTimeout(actorType string, expired bool) {
+	if e == nil {
+		return
+	}
+	labels := e.labels("actor_"+actorType, Outbound)
+	if expired {
+		e.metrics.Activated(labels, metrics.PolicyTimeout, "")
+	} else {
+		e.metrics.Applied(labels, metrics.PolicyTimeout, "")
+	}
+}
+
 // keyed finds the target of that name, which is made if it is not known or was forgotten.
 func (e *Engine) keyed(known *lru[*target], kind targetKind, name string, chosen choice) *target {
 	e.mu.Lock()

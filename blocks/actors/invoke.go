@@ -229,7 +229,7 @@ func (r *Runtime) run(ctx context.Context, t *turn, call *Call) (*invocation.Res
 	}
 	defer end()
 	if k.timeout > 0 {
-		defer r.limit(t, k.timeout).Stop()
+		defer r.limit(t, t.inst.actorType, k.timeout).Stop()
 	}
 	call.ReentrancyID = t.chain
 	resp, err := k.hosting.host.Invoke(t.ctx, call)
@@ -268,9 +268,14 @@ func (r *Runtime) begin(t *turn) (end func(), err error) {
 	}, nil
 }
 
-// limit bounds a turn.
-func (r *Runtime) limit(t *turn, d time.Duration) interface{ Stop() bool } {
-	return r.clock.AfterFunc(d, func() { t.cancel(context.DeadlineExceeded) })
+// limit bounds a turn by the timeout of its type's policy.
+func (r *Runtime) limit(t *turn, actorType string, d time.Duration) interface{ Stop() bool } {
+	r.options.Resiliency.CountActorTimeout(actorType, false)
+	cancel := t.cancel
+	return r.clock.AfterFunc(d, func() {
+		r.options.Resiliency.CountActorTimeout(actorType, true)
+		cancel(context.DeadlineExceeded)
+	})
 }
 
 // end breaks a turn off because of the end of the runtime.

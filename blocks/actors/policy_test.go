@@ -16,10 +16,16 @@ import (
 	"outrigger.dev/resiliency"
 	"outrigger.dev/resiliency/resiliencytest"
 	"outrigger.dev/resource"
+	"outrigger.dev/telemetry/metrics"
+	"outrigger.dev/telemetry/metrics/metricstest"
 )
 
 // targeting gives a runtime policies for type T.
 func targeting(timeout string, retry *resource.Retry) func(*Options) {
+	return targetingWith(timeout, retry, nil)
+}
+
+func targetingWith(timeout string, retry *resource.Retry, counted *metrics.Metrics) func(*Options) {
 	return func(o *Options) {
 		r := new(resource.Resiliency)
 		target := resource.ActorTarget{}
@@ -30,7 +36,7 @@ func targeting(timeout string, retry *resource.Retry) func(*Options) {
 			target.Retry, r.Spec.Policies.Retries = "p", map[string]resource.Retry{"p": *retry}
 		}
 		r.Spec.Targets.Actors = map[string]resource.ActorTarget{"T": target}
-		o.Resiliency = resiliency.New(resiliency.Options{Clock: o.Clock, Resources: []*resource.Resiliency{r}})
+		o.Resiliency = resiliency.New(resiliency.Options{Clock: o.Clock, Metrics: counted.Resiliency(), Resources: []*resource.Resiliency{r}})
 	}
 }
 
@@ -102,7 +108,8 @@ func TestPolicyTakesThePlaceOfBuiltInRetries(t *testing.T) {
 }
 
 func TestTurnTimeout(t *testing.T) {
-	b := newBench(t, targeting("3s", nil))
+	counted := metricstest.New(t, "self")
+	b := newBench(t, targetingWith("3s", nil, counted))
 	block := newBlocking()
 	b.host.invoke = block.invoke
 	first := b.start(context.Background(), "T", "1", "block")
@@ -133,5 +140,10 @@ func TestTurnTimeout(t *testing.T) {
 	b.clock.Advance(3 * time.Second)
 	if err := receive(t, "the reminder's timeout", done); !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("got %v", err)
+	}
+	for _, name := range []string{"dapr_resiliency_count", "dapr_resiliency_activations_total"} {
+		if got := metricstest.Counted(t, counted, name, "policy", "target"); got["timeout actor_T"] != 3 {
+			t.Errorf("%s is %v, want 3 for the timeouts of T", name, got)
+		}
 	}
 }

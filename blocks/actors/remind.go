@@ -98,7 +98,7 @@ func (r *Runtime) remindUnlocked(ctx context.Context, t *turn, a address, rem *R
 // remindOn calls the host.
 func (r *Runtime) remindOn(ctx context.Context, t *turn, k *kind, rem *Reminder) error {
 	if k.timeout > 0 {
-		defer r.limit(t, k.timeout).Stop()
+		defer r.limit(t, rem.Type, k.timeout).Stop()
 	}
 	rem.ReentrancyID = t.chain
 	if err := k.hosting.host.Remind(t.ctx, rem); err != nil {
