@@ -6,6 +6,9 @@ import (
 	"strings"
 )
 
+// EmptyConfiguration is the message of the problem of a file without any document.
+const EmptyConfiguration = "the file is empty"
+
 // LoadConfiguration reads configuration files onto the defaults, later files over earlier ones (Dapr API, configuration
 // files): environment variables are expanded ($VAR, ${VAR}; unset is empty), the first document counts, field names are
 // exact case, objects merge, scalars and lists are replaced. lookupEnv stands for os.LookupEnv. The error is fatal at start
@@ -63,7 +66,7 @@ func DecodeConfiguration(data []byte, origin Origin) (*Configuration, []Problem,
 func (c *Configuration) merge(data []byte, origin Origin, d *decoder) (problems []Problem, defaultWritten bool, err error) {
 	docs := splitDocuments(data)
 	if len(docs) == 0 {
-		return []Problem{{Origin: origin, Kind: KindConfiguration, Message: "the file is empty", Remedy: "write a Configuration, or do not pass the file"}}, false, nil
+		return []Problem{{Origin: origin, Kind: KindConfiguration, Message: EmptyConfiguration, Remedy: "write a Configuration, or do not pass the file"}}, false, nil
 	}
 	doc := docs[0]
 	root, repeated, err := parseNode(doc)

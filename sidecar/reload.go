@@ -90,7 +90,7 @@ func (r *reloader) configurationChanged(ctx context.Context) bool {
 	s := r.sidecar
 	config, problems, err := s.source.configuration(ctx)
 	if err == nil {
-		err = config.Spec.AccessControl.Validate()
+		err = errors.Join(config.Spec.AccessControl.Validate(), emptied(problems))
 	}
 	if err != nil {
 		r.sayOnce(slog.LevelError, fmt.Sprintf("the changed Configuration cannot be used, the present one stays in force: %s", err))
@@ -101,6 +101,17 @@ func (r *reloader) configurationChanged(ctx context.Context) bool {
 	}
 	r.report(problems)
 	return true
+}
+
+// emptied is the error of a file that holds nothing: at the start that is a Configuration without settings, but of a sidecar that runs it is most
+// likely one that is being written at this moment.
+func emptied(problems []resource.Problem) error {
+	for _, p := range problems {
+		if p.Message == resource.EmptyConfiguration {
+			return fmt.Errorf("%s is empty; restart the sidecar if it is to have no Configuration", p.Origin.File)
+		}
+	}
+	return nil
 }
 
 // reload reads the resources and brings what runs in line with them.

@@ -226,6 +226,8 @@ func TestReloadOfTheConfiguration(t *testing.T) {
 	document := "apiVersion: dapr.io/v1alpha1\nkind: Configuration\nmetadata: {name: c}\nspec: {features: [{name: X, enabled: true}], logging: {apiLogging: {enabled: LOGGED}}}\n"
 	put(strings.Replace(document, "LOGGED", "false", 1))
 	s := sidecartest.Start(t, sidecartest.With(func(o *sidecar.Options) { o.ConfigPaths = []string{path} }))
+	put("")
+	logged(t, s, path+" is empty; restart the sidecar if it is to have no Configuration")
 	put("# the same\n" + strings.Replace(document, "LOGGED", "false", 1))
 	put("spec: {features: 3}")
 	logged(t, s, "the present one stays in force")

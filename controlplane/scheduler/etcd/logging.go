@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"runtime"
+	"strings"
 	"sync/atomic"
 
 	"go.uber.org/zap"
@@ -33,7 +34,7 @@ func meant(message string) bool {
 		"Failed to detect schema version", "failed to update storage version":
 		return true
 	}
-	return false
+	return strings.HasSuffix(message, "since there are still pending configuration changes to apply") // of a first election
 }
 
 func level(l zapcore.Level) slog.Level {
