@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"sync"
+	"time"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
@@ -68,6 +69,10 @@ func (c *proxied) attempts(ctx context.Context, policy *resiliency.Policy, do fu
 			return err
 		}
 		err := do(attempt)
+		if end, bounded := attempt.Deadline(); bounded && !end.After(time.Now()) && code(err) == codes.DeadlineExceeded {
+			// The other sidecar knows the deadline, and may say so, in whatever words, a moment before the context here ends.
+			err = context.DeadlineExceeded
+		}
 		switch {
 		case err == nil:
 			return nil
