@@ -169,9 +169,10 @@ describe("actors", () => {
   });
 
   it("move when one of two hosts is gone, with their state and reminders", async () => {
-    const ids = Array.from({ length: 8 }, (_, i) => `moving ${i}`);
+    // Who has which actor is up to chance: of so many some live with the second.
     const moving = [];
-    for (const id of ids) {
+    for (let i = 0; i < 64 && moving.length < 4; i++) {
+      const id = `moving ${i}`;
       if ((await keeper(id).where()) === "ACTORS_TWO") {
         moving.push(keeper(id));
       }

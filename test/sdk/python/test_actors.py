@@ -215,8 +215,9 @@ def test_idle(actors):
 
 def test_actors_move(hosts):
     """When one of two hosts is gone, its actors go on in the other, with their state and reminders."""
-    ids = [f'moving {i}' for i in range(8)]
-    moving = [id_ for id_ in ids if call('Keeper', id_, 'Where') == 'ACTORS_TWO']
+    # Who has which actor is up to chance: of so many some live with the second.
+    ids = [f'moving {i}' for i in range(32)]
+    moving = [id_ for id_ in ids if call('Keeper', id_, 'Where') == 'ACTORS_TWO'][:4]
     assert moving
     for id_ in moving:
         call('Keeper', id_, 'Add', 7)
