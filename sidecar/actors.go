@@ -344,26 +344,29 @@ func (h *hosting) addActorStore(ctx context.Context, name string, store statesto
 	return nil
 }
 
-// removeActorStore takes a state store out, if it is the one for actors. Actors end before it is closed, unless [hosting.replaceActorStore]
-// keeps them for its next version.
-func (h *hosting) removeActorStore(ctx context.Context, name string) error {
-	if h == nil || h.state.Store() != name {
-		return nil
+// endActorsOf ends all actors, if a state store is theirs: they end before it is taken out, unless [hosting.replaceActorStore] keeps them for its
+// next version.
+func (h *hosting) endActorsOf(name string) {
+	if h != nil && h.state.Store() == name && !h.keeps(name) {
+		h.runtime.SetStore(false)
 	}
-	h.mu.Lock()
-	kept := h.kept == name
-	h.mu.Unlock()
-	if kept {
+}
+
+// removeActorStore takes a state store out, if it is the one for actors, and waits for the calls in hand.
+func (h *hosting) removeActorStore(ctx context.Context, name string) error {
+	switch {
+	case h == nil:
+		return nil
+	case h.keeps(name):
 		return h.state.HoldStore(ctx, name)
 	}
-	begun := ctx.Err() == nil
-	h.runtime.SetStore(false)
-	if begun && ctx.Err() != nil { // turns took all of the time to end; state calls in hand have theirs
-		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeout(context.WithoutCancel(ctx), swapPatience)
-		defer cancel()
-	}
 	return h.state.RemoveStore(ctx, name)
+}
+
+func (h *hosting) keeps(name string) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.kept == name
 }
 
 // replaceActorStore says that a state store which is removed now comes again, so that its actors stay and only wait for it. done is to be called

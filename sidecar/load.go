@@ -239,13 +239,14 @@ func (l *loader) add(ctx context.Context, order int, c *resource.Component, o op
 		}
 		entry.capabilities = statestores.Capabilities(instance)
 		entry.close = func(ctx context.Context) error {
-			err := l.hosting.removeActorStore(ctx, c.Metadata.Name)
-			if ctx.Err() != nil { // the turns of actors have used it up, which is not the fault of other requests
+			begun := ctx.Err() == nil
+			l.hosting.endActorsOf(c.Metadata.Name)
+			if begun && ctx.Err() != nil { // turns took all of the time to end; requests in hand have theirs
 				var cancel context.CancelFunc
 				ctx, cancel = context.WithTimeout(context.WithoutCancel(ctx), swapPatience)
 				defer cancel()
 			}
-			return errors.Join(err, l.state.Remove(ctx, c.Metadata.Name), l.outbox.Remove(ctx, c.Metadata.Name), instance.Close())
+			return errors.Join(l.hosting.removeActorStore(ctx, c.Metadata.Name), l.state.Remove(ctx, c.Metadata.Name), l.outbox.Remove(ctx, c.Metadata.Name), instance.Close())
 		}
 	case secretstores.Store:
 		if err := l.secrets.Add(c.Metadata.Name, instance); err != nil {
