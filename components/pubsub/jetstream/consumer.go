@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -43,6 +44,13 @@ func (s *subscription) tryBind(ctx context.Context) error {
 	config.DeliverSubject = s.broker.conn.NewInbox()
 	if err := s.listen(config.DeliverSubject); err != nil {
 		return err
+	}
+	if s.name() == "" {
+		// Named here, so that one whose making was not answered is found again, or removed at the end.
+		config.Name = config.DeliverSubject[strings.LastIndexByte(config.DeliverSubject, '.')+1:]
+		s.mu.Lock()
+		s.consumer = config.Name
+		s.mu.Unlock()
 	}
 	calling, cancel := context.WithTimeout(ctx, apiTimeout)
 	defer cancel()
