@@ -182,6 +182,27 @@ func TestBodiesAndReuse(t *testing.T) {
 	}
 }
 
+// A body that a 204 announces, and that comes a little later, must not be taken for the next response.
+func TestBodyOfNoContent(t *testing.T) {
+	for name, announced := range map[string]string{"length": "Content-Length: 5", "chunks": "Transfer-Encoding: chunked"} {
+		t.Run(name, func(t *testing.T) {
+			client, dials := rawServer(t, func(n int, c net.Conn, r *bufio.Reader) {
+				for skipRequest(r) {
+					io.WriteString(c, "HTTP/1.1 204 No Content\r\n"+announced+"\r\n\r\n")
+				}
+			})
+			for i := range int32(2) {
+				if status, body, err := do(t, client, "POST", "/", nil); status != 204 || body != "" || err != nil {
+					t.Fatalf("%d %q: %v", status, body, err)
+				}
+				if dials.Load() != i+1 {
+					t.Errorf("%d connections after %d requests", dials.Load(), i+1)
+				}
+			}
+		})
+	}
+}
+
 func TestBadResponses(t *testing.T) {
 	tests := map[string]struct{ response, text string }{
 		"nothing":          {"", "EOF"},

@@ -86,6 +86,10 @@ func malformed(err error) error {
 
 func (r *Response) begin(head bool, status int) {
 	length := int64(r.Header.ContentLength())
+	if status == 204 && (length > 0 || length == -1) {
+		// An app that announces a body where none can be (RFC 9110, 204) sends it as well, before its next response.
+		r.broken = true
+	}
 	if head || status == 204 || status == 304 || status == 101 {
 		length = 0
 	}
