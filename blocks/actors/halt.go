@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"sync"
 	"time"
 )
@@ -249,14 +250,29 @@ func (r *Runtime) deactivateOne(inst *instance) {
 		err := r.deactivation(ctx, inst)
 		cancel()
 		inst.kind.metrics.Deactivated(err == nil)
-		if err != nil {
-			r.log.Warn("The host of an actor could not be told that it is deactivated", "type", inst.actorType, "id", inst.id, "error", err)
-		}
+		r.told(inst, err)
 	}
 	sh.mu.Lock()
 	sh.remove(inst)
 	sh.mu.Unlock()
 	close(inst.gone)
+}
+
+// told logs that the host could not be told: once at length, for the others of an app that is gone fail likewise.
+func (r *Runtime) told(inst *instance, err error) {
+	k := inst.kind
+	k.mu.Lock()
+	known := k.untold
+	k.untold = err != nil
+	k.mu.Unlock()
+	if err == nil {
+		return
+	}
+	level, message := slog.LevelWarn, "The host of an actor could not be told that it is deactivated; until it can, others of the type are logged at debug level"
+	if known {
+		level, message = slog.LevelDebug, "The host of an actor could not be told that it is deactivated"
+	}
+	r.log.Log(r.background, level, message, "type", inst.actorType, "id", inst.id, "error", err)
 }
 
 // deactivation calls the host, whose panic is an error: nobody else would be there to catch it.

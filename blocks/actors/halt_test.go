@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -14,6 +15,7 @@ import (
 	"outrigger.dev/invocation"
 	"outrigger.dev/mesh"
 	"outrigger.dev/mesh/placement"
+	"outrigger.dev/telemetry/logging/logtest"
 	"outrigger.dev/telemetry/metrics"
 	"outrigger.dev/telemetry/metrics/metricstest"
 )
@@ -288,6 +290,31 @@ func TestTurnThatDoesNotHeedItsContext(t *testing.T) {
 		t.Error("the new instance was deactivated")
 	}
 	b.mustCall("T", "1", "x")
+}
+
+// An app that is gone takes no deactivations: the log says so once, and once more when it was back between.
+func TestDeactivationsThatFail(t *testing.T) {
+	logs := new(logtest.Log)
+	b := newBench(t, func(o *Options) { o.Log = logs.Logger() })
+	var back atomic.Bool
+	b.host.deactivate = func(context.Context, string, string) error {
+		if back.Load() {
+			return nil
+		}
+		return errors.New("connection refused")
+	}
+	for range 2 {
+		for _, isBack := range []bool{false, true} {
+			back.Store(isBack)
+			for i := range 100 {
+				b.mustCall("T", strconv.Itoa(i), "m")
+			}
+			receive(t, "the end of Halt", b.halting(nil))
+		}
+	}
+	if warned, all := logs.Count("WARN The host of an actor"), logs.Count("connection refused"); warned != 2 || all != 200 {
+		t.Errorf("%d warnings and %d lines, want 2 and 200:\n%s", warned, all, logs)
+	}
 }
 
 func TestSlowDeactivation(t *testing.T) {

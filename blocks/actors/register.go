@@ -37,6 +37,8 @@ type kind struct {
 	// waiting are instances that no worker has in hand yet.
 	waiting []*instance
 	workers int
+	// untold says that the host could not be told the last time.
+	untold bool
 }
 
 // Register offers to host actors. The returned function withdraws exactly this offer: it returns when its actors have ended, or
