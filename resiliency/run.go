@@ -107,6 +107,8 @@ type Hooks[T any] struct {
 	// Stop ends retrying when it is closed, but not the attempt that is running: Run returns at once from a wait, with a zero value
 	// and an error that is both ErrStopped and the last attempt's.
 	Stop <-chan struct{}
+	// Early cuts the wait before the first retry short when it is closed: what the operation failed for may be over.
+	Early <-chan struct{}
 }
 
 // ErrStopped says that there was no retry because of [Hooks].Stop.
@@ -128,10 +130,11 @@ func RunWith[T any](ctx context.Context, p *Policy, op func(ctx context.Context)
 		if h.Again != nil {
 			h.Again(v)
 		}
-		if cut := p.engine.sleep(ctx, h.Stop, wait); cut != nil {
+		if cut := p.engine.sleep(ctx, h.Stop, h.Early, wait); cut != nil {
 			var none T
 			return none, fmt.Errorf("%w while waiting for a retry after: %w", cut, bare(err))
 		}
+		h.Early = nil
 	}
 }
 
@@ -200,8 +203,8 @@ func (r *run) next(ctx context.Context, err error) (wait time.Duration, again bo
 	return wait, true
 }
 
-// sleep waits. It returns at once, saying why, when ctx ends or stop is closed.
-func (e *Engine) sleep(ctx context.Context, stop <-chan struct{}, d time.Duration) error {
+// sleep waits, until early is closed at most. It returns at once, saying why, when ctx ends or stop is closed.
+func (e *Engine) sleep(ctx context.Context, stop, early <-chan struct{}, d time.Duration) error {
 	if d <= 0 {
 		select {
 		case <-stop:
@@ -214,6 +217,8 @@ func (e *Engine) sleep(ctx context.Context, stop <-chan struct{}, d time.Duratio
 	defer timer.Stop()
 	select {
 	case <-timer.Chan():
+		return nil
+	case <-early:
 		return nil
 	case <-stop:
 		return ErrStopped

@@ -253,6 +253,40 @@ func TestStop(t *testing.T) {
 	}
 }
 
+func TestEarly(t *testing.T) {
+	two := 2
+	b := newBench(t, outbound(resource.Policies{Retries: retries(resource.Retry{Duration: "5s", MaxRetries: &two})}))
+	early := make(chan struct{})
+	done := make(chan error, 1)
+	calls := make(chan int)
+	go func() {
+		n := 0
+		_, err := RunWith(t.Context(), b.engine.Component(Pubsub, "c", Outbound), func(context.Context) (int, error) {
+			n++
+			calls <- n
+			return 0, errSick
+		}, Hooks[int]{Early: early})
+		done <- err
+	}()
+	await(t, calls)
+	b.sleeper(1)
+	close(early) // cuts the first wait, and no other
+	await(t, calls)
+	b.sleeper(1)
+	select {
+	case <-calls:
+		t.Error("no second wait")
+	default:
+	}
+	b.clock.Advance(5 * time.Second)
+	if n := await(t, calls); n != 3 {
+		t.Errorf("call %d", n)
+	}
+	if err := await(t, done); err != errSick {
+		t.Error(err)
+	}
+}
+
 func TestTimeout(t *testing.T) {
 	one := 1
 	b := newBench(t, outbound(resource.Policies{

@@ -102,6 +102,12 @@ func (p *fakePlacement) Lookup(ctx context.Context, actorType, id string) (place
 	}
 }
 
+func (p *fakePlacement) Changed() <-chan struct{} {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.changed
+}
+
 func (p *fakePlacement) IsLocal(actorType, id string) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()

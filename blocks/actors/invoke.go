@@ -81,15 +81,25 @@ func permanent(err error) bool {
 
 // persist makes a call, with the built-in retries if the resources say nothing of the actor's type (Dapr API, actors: retries).
 func (r *Runtime) persist(ctx context.Context, call *Call) (*invocation.Response, error) {
+	changed := r.changed()
 	resp, err := r.attempt(ctx, call)
 	if err == nil || !passing(err) || r.options.Resiliency.HasActor(call.Type) {
 		return resp, err
 	}
-	return again(ctx, r, err, func(ctx context.Context) (*invocation.Response, error) { return r.attempt(ctx, call) })
+	return again(ctx, r, changed, err, func(ctx context.Context) (*invocation.Response, error) { return r.attempt(ctx, call) })
 }
 
-// again repeats an operation that has failed with first, which is [passing].
-func again[T any](ctx context.Context, r *Runtime, first error, op func(context.Context) (T, error)) (T, error) {
+// changed is closed when more is known about where actors are than now.
+func (r *Runtime) changed() <-chan struct{} {
+	if r.options.Placement == nil {
+		return nil
+	}
+	return r.options.Placement.Changed()
+}
+
+// again repeats an operation that has failed with first, which is [passing]: at once when more is known about where actors are than before the
+// operation, for that is mostly what it takes.
+func again[T any](ctx context.Context, r *Runtime, changed <-chan struct{}, first error, op func(context.Context) (T, error)) (T, error) {
 	var none T
 	policy := r.options.Resiliency.BuiltIn(resiliency.BuiltInActorNotFoundRetries)
 	if policy == nil {
@@ -105,7 +115,7 @@ func again[T any](ctx context.Context, r *Runtime, first error, op func(context.
 			err = resiliency.Final(err)
 		}
 		return v, err
-	}, resiliency.Hooks[T]{Stop: r.life.Done()})
+	}, resiliency.Hooks[T]{Stop: r.life.Done(), Early: changed})
 	if errors.Is(err, resiliency.ErrStopped) {
 		return v, api.ErrActorRuntimeClosed()
 	}

@@ -15,11 +15,12 @@ import (
 // timers). Of the policies only the timeout applies, and the built-in retries. It sets ReentrancyID. [ErrReminderCanceled] is returned
 // as such, also from another sidecar; other errors are plain ones.
 func (r *Runtime) Remind(ctx context.Context, rem *Reminder) error {
+	changed := r.changed()
 	err := r.attemptReminder(ctx, rem)
 	if err == nil || !passing(err) || r.options.Resiliency.HasActor(rem.Type) {
 		return err
 	}
-	_, err = again(ctx, r, err, func(ctx context.Context) (struct{}, error) { return struct{}{}, r.attemptReminder(ctx, rem) })
+	_, err = again(ctx, r, changed, err, func(ctx context.Context) (struct{}, error) { return struct{}{}, r.attemptReminder(ctx, rem) })
 	return err
 }
 

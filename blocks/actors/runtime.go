@@ -50,6 +50,8 @@ type Placement interface {
 	Lookup(ctx context.Context, actorType, id string) (placement.Owner, error)
 	// IsLocal never waits: it goes by the newest table, and is false while the actor is not settled here.
 	IsLocal(actorType, id string) bool
+	// Changed is closed when more is known about where actors are than now.
+	Changed() <-chan struct{}
 	// Advertise replaces the types that this sidecar hosts. It does not wait for anybody.
 	Advertise(types []string)
 	Connected() bool

@@ -84,6 +84,12 @@ func (n *node) IsLocal(actorType, id string) bool {
 	return w.owner(a, w.salt) == n.index && (w.moving == nil || !w.moving(a))
 }
 
+func (n *node) Changed() <-chan struct{} {
+	n.world.mu.Lock()
+	defer n.world.mu.Unlock()
+	return n.world.changed
+}
+
 func (n *node) Advertise([]string) {}
 func (n *node) Connected() bool    { return true }
 

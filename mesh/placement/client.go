@@ -168,6 +168,9 @@ func (c *Client) Lookup(ctx context.Context, actorType, id string) (Owner, error
 // IsLocal reports whether an actor belongs to this sidecar now. It never waits: it is false while the actor moves.
 func (c *Client) IsLocal(actorType, id string) bool { return c.core.view.Load().isLocal(actorType, id) }
 
+// Changed is closed when more is known about where actors are than now.
+func (c *Client) Changed() <-chan struct{} { return c.core.view.Load().changed }
+
 // Connected reports whether this sidecar takes part in placement: there is a stream, and it had its first UNLOCK.
 func (c *Client) Connected() bool { return c.connected.Load() }
 
