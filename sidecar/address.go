@@ -2,71 +2,35 @@ package sidecar
 
 import (
 	"crypto/sha256"
-	"errors"
+	"fmt"
 	"net"
-	"net/netip"
 	"os"
 	"strconv"
 	"strings"
+
+	"outrigger.dev/hostaddress"
 )
 
-// hostAddress is the address under which other sidecars reach this one: the given one, or the source address the system
-// would use towards the outside, or the best address of an interface (Dapr API, listeners: host address).
-func hostAddress(given string) (string, error) {
-	if given != "" {
-		return given, nil
+// hostAddress is the address under which other sidecars reach this one (Dapr API, listeners: host address): the one given, or the
+// loopback that the internal server listens on, or the one of this host. A developer's machine without a network reaches itself.
+func (s *Sidecar) hostAddress() (string, error) {
+	o := &s.options
+	switch o.InternalListenAddress {
+	case "127.0.0.1", "localhost", "[::1]":
+		return o.InternalListenAddress, nil
 	}
-	for _, outside := range []string{"192.0.2.1:80", "[2001:db8::1]:80"} {
-		// Connecting a datagram socket sends nothing; it only makes the system choose a source address.
-		if c, err := net.Dial("udp", outside); err == nil {
-			address, ok := c.LocalAddr().(*net.UDPAddr)
-			_ = c.Close()
-			if ok && !address.IP.IsLoopback() && !address.IP.IsUnspecified() {
-				return address.IP.String(), nil
-			}
-		}
+	if o.HostAddress != "" {
+		return o.HostAddress, nil
 	}
-	addresses, err := net.InterfaceAddrs()
-	if err != nil {
-		return "", err
-	}
-	best, bestRank := "", 0
-	for _, a := range addresses {
-		prefix, err := netip.ParsePrefix(a.String())
-		if err != nil {
-			continue
-		}
-		if r := rank(prefix.Addr()); r > bestRank {
-			best, bestRank = prefix.Addr().String(), r
-		}
-	}
-	if best == "" {
-		return "", errors.New("failed to determine host address: no interface has one; set DAPR_HOST_IP")
-	}
-	return best, nil
-}
-
-var (
-	cgnat    = netip.MustParsePrefix("100.64.0.0/10")
-	protocol = netip.MustParsePrefix("192.0.0.0/29")
-)
-
-// rank orders addresses by how widely they are likely to be reachable; 0 are never used.
-func rank(a netip.Addr) int {
+	address, err := hostaddress.Outward()
 	switch {
-	case a.IsLoopback(), a.IsUnspecified(), a.IsMulticast(), protocol.Contains(a):
-		return 0
-	case a.IsLinkLocalUnicast():
-		return 1
-	case a.Is6() && a.IsPrivate():
-		return 2
-	case a.Is4() && (a.IsPrivate() || cgnat.Contains(a)):
-		return 3
-	case a.Is6():
-		return 4
-	default:
-		return 5
+	case err == nil:
+		return address, nil
+	case o.Kubernetes:
+		return "", fmt.Errorf("failed to determine host address: %w; set DAPR_HOST_IP", err)
 	}
+	s.log.Warn("Only sidecars on this host reach this one; set DAPR_HOST_IP if there are others", "error", err)
+	return hostaddress.Loopback, nil
 }
 
 // stablePort is the internal port of an app when none is given: the same for the same app, folder, user and host (Dapr API,

@@ -224,7 +224,7 @@ func (s *Sidecar) up(ctx context.Context, down *teardown, start time.Time) error
 		return err
 	}
 	down.close = append(down.close, func(context.Context) error { return s.source.close() })
-	host, err := hostAddress(o.HostAddress)
+	host, err := s.hostAddress()
 	if err != nil {
 		return err
 	}
@@ -232,10 +232,6 @@ func (s *Sidecar) up(ctx context.Context, down *teardown, start time.Time) error
 		return fmt.Errorf("failed to start internal gRPC server: %w", err)
 	}
 	down.close = append(down.close, func(context.Context) error { return ignoreClosed(s.internal.Close()) })
-	switch o.InternalListenAddress {
-	case "127.0.0.1", "localhost", "[::1]":
-		host = o.InternalListenAddress
-	}
 	s.publishEnv(host)
 	// The last thing to close: until then there are spans.
 	down.close = append(down.close, func(ctx context.Context) error { return s.traces.Close(ctx) })

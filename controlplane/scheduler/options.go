@@ -5,7 +5,6 @@ package scheduler
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"net"
@@ -17,6 +16,7 @@ import (
 	"outrigger.dev/controlplane/internal/serving"
 	"outrigger.dev/controlplane/scheduler/engine"
 	"outrigger.dev/controlplane/scheduler/etcd"
+	"outrigger.dev/hostaddress"
 	"outrigger.dev/identity"
 )
 
@@ -123,46 +123,18 @@ func (o Options) normalised() (Options, error) {
 }
 
 // broadcast is the address that sidecars are told (Dapr API, scheduler: RPCs).
-func (o Options) broadcast(at net.Addr) (string, error) {
+func (o Options) broadcast(at net.Addr) string {
 	if o.Broadcast != "" {
-		return o.Broadcast, nil
+		return o.Broadcast
 	}
 	port := strconv.Itoa(at.(*net.TCPAddr).Port)
 	if ip := net.ParseIP(o.Listen.Host); o.Listen.Host == "localhost" || (ip != nil && ip.IsLoopback()) {
-		return net.JoinHostPort(o.Listen.Host, port), nil
+		return net.JoinHostPort(o.Listen.Host, port)
 	}
-	host, err := hostAddress()
+	host, err := hostaddress.Outward()
 	if err != nil {
-		return "", err
+		o.Log.Warn("Only sidecars on this host reach the scheduler; set --override-broadcast-host-port if there are others", "error", err)
+		host = hostaddress.Loopback
 	}
-	return net.JoinHostPort(host, port), nil
-}
-
-// hostAddress is the address of this host that others reach it by: the one that a packet to elsewhere would come from, or else any.
-func hostAddress() (string, error) {
-	if conn, err := net.Dial("udp", "10.255.255.255:1"); err == nil { // sends nothing
-		defer conn.Close()
-		if ip := conn.LocalAddr().(*net.UDPAddr).IP; !ip.IsUnspecified() {
-			return ip.String(), nil
-		}
-	}
-	addresses, err := net.InterfaceAddrs()
-	if err != nil {
-		return "", fmt.Errorf("the address of this host is not known: %w; set --override-broadcast-host-port", err)
-	}
-	loopback := ""
-	for _, a := range addresses {
-		n, ok := a.(*net.IPNet)
-		switch {
-		case !ok || n.IP.IsLinkLocalUnicast():
-		case !n.IP.IsLoopback():
-			return n.IP.String(), nil
-		case loopback == "":
-			loopback = n.IP.String()
-		}
-	}
-	if loopback == "" {
-		return "", errors.New("the address of this host is not known, as no interface has one: set --override-broadcast-host-port")
-	}
-	return loopback, nil
+	return net.JoinHostPort(host, port)
 }

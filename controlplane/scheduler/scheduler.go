@@ -92,10 +92,7 @@ func (r *running) start() error {
 		return err
 	}
 	r.at.GRPC = listener.Addr()
-	broadcast, err := o.broadcast(listener.Addr())
-	if err != nil {
-		return err
-	}
+	broadcast := o.broadcast(listener.Addr())
 	if r.at.Healthz, r.at.Metrics, err = g.Observe(o.Observed, r.server.metrics.handler(o.Embedded != nil), map[string]http.Handler{}); err != nil {
 		return err
 	}

@@ -87,7 +87,8 @@ type setup struct {
 	dir       string // the working directory
 	resources string
 	args, env []string
-	web, rpc  int // ports of the APIs, 0 for any that is free
+	wrapper   []string // what runs the program, nothing for itself
+	web, rpc  int      // ports of the APIs, 0 for any that is free
 }
 
 type option func(*setup)
@@ -183,7 +184,8 @@ func launch(t *testing.T, options ...option) *daprd {
 	if s.web > 0 {
 		d.url, d.grpcAddr = fmt.Sprintf("http://127.0.0.1:%d", s.web), fmt.Sprintf("127.0.0.1:%d", s.rpc)
 	}
-	d.cmd = exec.Command(program, append(s.args, "--app-id", s.id, "--resources-path", s.resources)...)
+	line := append(append(s.wrapper, program), append(s.args, "--app-id", s.id, "--resources-path", s.resources)...)
+	d.cmd = exec.Command(line[0], line[1:]...)
 	d.cmd.Dir = s.dir
 	d.cmd.Env = append(cleanEnvironment(), append([]string{"DAPR_HOST_IP=127.0.0.1"}, s.env...)...)
 	d.cmd.Stdout, d.cmd.Stderr = d.out, d.out
