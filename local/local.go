@@ -21,6 +21,8 @@ import (
 	"strconv"
 	"sync"
 	"time"
+
+	"outrigger.dev/imagepages"
 )
 
 // Options are what the process runs with.
@@ -138,12 +140,19 @@ func Run(ctx context.Context, o Options) error {
 	if o.Ready != nil {
 		o.Ready(p)
 	}
-	select {
-	case <-ctx.Done():
-		o.Log.Info("the local services end")
-		return nil
-	case err := <-broker.failed:
-		return fmt.Errorf("NATS ended: %w", err)
+	settled := time.After(imagepages.Settling)
+	for {
+		select {
+		case <-settled:
+			if err := imagepages.Release(); err != nil {
+				o.Log.Debug("the memory of the start was not given back", "error", err)
+			}
+		case <-ctx.Done():
+			o.Log.Info("the local services end")
+			return nil
+		case err := <-broker.failed:
+			return fmt.Errorf("NATS ended: %w", err)
+		}
 	}
 }
 

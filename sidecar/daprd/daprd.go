@@ -16,6 +16,7 @@ import (
 
 	"github.com/spf13/pflag"
 
+	"outrigger.dev/imagepages"
 	"outrigger.dev/sidecar"
 	"outrigger.dev/telemetry/logging"
 )
@@ -163,8 +164,16 @@ func runOnce(o sidecar.Options, signals <-chan os.Signal, log *slog.Logger) (res
 	parent := os.Getppid()
 	stopping := false
 	var stoppingSince time.Time
+	ready := s.Ready()
+	var settled <-chan time.Time
 	for {
 		select {
+		case <-ready:
+			ready, settled = nil, time.After(imagepages.Settling)
+		case <-settled:
+			if err := imagepages.Release(); err != nil {
+				log.Debug("The memory of the start was not given back", "error", err)
+			}
 		case err := <-done:
 			switch {
 			case errors.Is(err, sidecar.ErrRestart) && !stopping:

@@ -14,9 +14,11 @@ import (
 	"os/signal"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/spf13/pflag"
 
+	"outrigger.dev/imagepages"
 	"outrigger.dev/telemetry/logging"
 )
 
@@ -131,8 +133,13 @@ func serve[A any](p Process[A], program Program) int {
 	done := make(chan error, 1)
 	go func() { done <- program.Serve(ctx, log) }()
 	stopping := false
+	settled := time.After(imagepages.Settling)
 	for {
 		select {
+		case <-settled:
+			if err := imagepages.Release(); err != nil {
+				log.Debug("The memory of the start was not given back", "error", err)
+			}
 		case err := <-done:
 			if err != nil && !stopping {
 				logging.Fatal(ctx, log, fmt.Sprintf("Fatal error from %s: %s", program.Name, err))
