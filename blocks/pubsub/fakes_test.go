@@ -49,6 +49,9 @@ type house struct {
 func newHouse(t testing.TB, o Options) *house {
 	t.Helper()
 	h := &house{t: t, clock: clockwork.NewFakeClockAt(noon)}
+	if shared, ok := o.Clock.(*clockwork.FakeClock); ok {
+		h.clock = shared
+	}
 	if o.AppID == "" {
 		o.AppID = "shop"
 	}

@@ -14,6 +14,7 @@ import (
 
 	"outrigger.dev/app"
 	"outrigger.dev/blocks/internal/table"
+	"outrigger.dev/resiliency"
 )
 
 // manager keeps the subscriptions that ought to run running: those of the app while it is healthy, and the internal ones. Each
@@ -220,15 +221,12 @@ func (m *manager) run(now *period) {
 	}
 }
 
-// The pauses between attempts to ask the app for its subscriptions, and how many make the first round.
-const (
-	fetchPause    = 500 * time.Millisecond
-	fetchAttempts = 4
-)
+// fetchPause is the first pause after the round of attempts that the built-in policy makes to ask the app for its subscriptions.
+const fetchPause = time.Second
 
 // fetchOnce asks the app for its subscriptions unless that was done. It goes on until it has an answer or the period ends;
 // without an answer no subscription of the app is started, for the declarative ones may not be those that count. giveUp is
-// called after a first round of attempts. It is false when the period has ended.
+// called after a first round of attempts (Dapr API, subscriptions: programmatic). It is false when the period has ended.
 func (m *manager) fetchOnce(ctx context.Context, giveUp func()) bool {
 	m.mu.Lock()
 	skip := m.fetched || m.block.brokers.Empty()
@@ -239,29 +237,36 @@ func (m *manager) fetchOnce(ctx context.Context, giveUp func()) bool {
 	if skip {
 		return ctx.Err() == nil
 	}
-	wait := newBackoff(fetchPause)
-	for attempt := 1; ; attempt++ {
-		list, dropped, err := fetch(ctx, m.channel, m.block.options.AppID)
-		if err == nil {
-			for _, text := range dropped {
-				m.block.options.Log.Warn(text)
-			}
-			m.mu.Lock()
-			m.programmatic, m.fetched = list, true
-			m.mu.Unlock()
-			return ctx.Err() == nil
+	var dropped []string
+	attempt := 0
+	ask := func(ctx context.Context) (list []Subscription, err error) {
+		attempt++
+		if list, dropped, err = fetch(ctx, m.channel, m.block.options.AppID); err == nil || ctx.Err() != nil {
+			return list, err
 		}
+		m.block.options.Log.Warn(fmt.Sprintf("the app's subscriptions are not known, so none is started; it is asked again: %s", err), "attempt", attempt)
+		if !unreachable(err) { // the same answer would come again: nobody is to wait for another one
+			err = resiliency.Final(err)
+		}
+		return list, err
+	}
+	list, err := resiliency.Run(ctx, m.block.options.Resiliency.BuiltIn(resiliency.BuiltInInitializationRetries), ask)
+	for wait := newBackoff(fetchPause); err != nil; list, err = ask(ctx) {
 		if ctx.Err() != nil {
 			return false
 		}
-		m.block.options.Log.Warn(fmt.Sprintf("the app's subscriptions are not known, so none is started; it is asked again: %s", err), "attempt", attempt)
-		if attempt >= fetchAttempts || !unreachable(err) {
-			giveUp()
-		}
+		giveUp()
 		if !m.sleep(ctx, wait.next()) {
 			return false
 		}
 	}
+	for _, text := range dropped {
+		m.block.options.Log.Warn(text)
+	}
+	m.mu.Lock()
+	m.programmatic, m.fetched = list, true
+	m.mu.Unlock()
+	return ctx.Err() == nil
 }
 
 // reconcile starts what ought to run and does not, and stops what does and ought not to. It returns what tells of the first

@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/jonboulle/clockwork"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
@@ -20,6 +21,7 @@ import (
 	"outrigger.dev/app"
 	"outrigger.dev/app/apptest"
 	"outrigger.dev/invocation"
+	"outrigger.dev/resiliency"
 	"outrigger.dev/resource"
 )
 
@@ -147,15 +149,32 @@ func fixed(status int, body string) []func() (*invocation.Response, error) {
 	return []func() (*invocation.Response, error){func() (*invocation.Response, error) { return reply(status, body) }}
 }
 
-// The first round of questions does not hold up the sidecar for ever.
+// The first round of questions does not hold up the sidecar for ever. A resource may say how long the round is.
 func TestStartOfAnAppThatDoesNotAnswer(t *testing.T) {
-	h := newHouse(t, Options{})
-	h.add("ps", newBroker())
-	a := &fakeApp{subscriptions: func() (*invocation.Response, error) { return nil, &app.CallError{Err: errors.New("refused")} }}
-	h.SetApp(a)
-	h.meanwhile("it is given up for now", h.StartApp())
-	if n := a.asked(); n < fetchAttempts {
-		t.Errorf("asked %d times", n)
+	five := 5
+	for name, tc := range map[string]struct {
+		retries map[string]resource.Retry
+		round   int
+	}{
+		"built in": {nil, 4},
+		"by a resource": {
+			map[string]resource.Retry{string(resiliency.BuiltInInitializationRetries): {Duration: "10ms", MaxRetries: &five}}, 6,
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			policies := new(resource.Resiliency)
+			policies.Spec.Policies.Retries = tc.retries
+			clock := clockwork.NewFakeClockAt(noon)
+			engine := resiliency.New(resiliency.Options{Clock: clock, Resources: []*resource.Resiliency{policies}})
+			h := newHouse(t, Options{Clock: clock, Resiliency: engine})
+			h.add("ps", newBroker())
+			a := &fakeApp{subscriptions: func() (*invocation.Response, error) { return nil, &app.CallError{Err: errors.New("refused")} }}
+			h.SetApp(a)
+			h.meanwhile("it is given up for now", h.StartApp())
+			if n := a.asked(); n != tc.round {
+				t.Errorf("asked %d times, want %d", n, tc.round)
+			}
+		})
 	}
 }
 
