@@ -121,7 +121,10 @@ func (s *Sidecar) openBlocks(ctx context.Context, namespace string, identity com
 		ProbeTimeout: o.AppBindingOptionsTimeout, MaxBodyBytes: o.MaxBodySize, CheckBaggage: tracing.CheckBaggage, Resiliency: s.resiliency, Tracer: s.traces.Tracer(),
 		Metrics: s.metrics, Clock: o.Clock, Log: log,
 	})
-	plugged := pluggable.New(pluggable.Options{Folder: o.ComponentsSocketFolder, Registry: o.Registry, Log: log, Clock: o.Clock})
+	plugged := pluggable.New(pluggable.Options{
+		Folder: o.ComponentsSocketFolder, Registry: o.Registry, Log: log, Clock: o.Clock,
+		Headers: func(ctx context.Context) []string { return tracing.FromContext(ctx).Pairs() },
+	})
 	// What is wrong with a socket is in the log; it keeps only components of that socket from loading.
 	_, _ = plugged.Discover(ctx)
 	s.loader = &loader{
