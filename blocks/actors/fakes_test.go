@@ -21,7 +21,7 @@ import (
 )
 
 // patience is how long tests wait for what has to happen.
-const patience = 10 * time.Second
+const patience = 30 * time.Second
 
 // eventually waits until cond holds.
 func eventually(t testing.TB, what string, cond func() bool) {

@@ -37,7 +37,7 @@ import (
 )
 
 // patience bounds waiting for what must happen.
-const patience = 10 * time.Second
+const patience = 30 * time.Second
 
 // directory is where the sidecars of a test find each other. Members that resolve through its relayed view reach the others
 // only by gRPC, as they would reach a sidecar of Dapr.

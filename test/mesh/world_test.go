@@ -27,7 +27,7 @@ import (
 )
 
 // patience bounds waiting for what must happen.
-const patience = 15 * time.Second
+const patience = 30 * time.Second
 
 // authority is a running Sentry.
 type authority struct {

@@ -14,7 +14,7 @@ import (
 	"outrigger.dev/components/bindings/bindingstest"
 )
 
-const patience = 10 * time.Second
+const patience = 30 * time.Second
 
 // openBinding opens the binding the way a resource does.
 func openBinding(t *testing.T, clock clockwork.Clock, schedule string) (*Binding, error) {

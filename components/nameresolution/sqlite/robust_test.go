@@ -104,11 +104,11 @@ func TestCallerGivesUp(t *testing.T) {
 		}
 		defer conn.Close()
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
-	defer cancel()
-	began := time.Now()
-	if _, err := r.Resolve(ctx, nameresolution.Request{ID: "app"}); !errors.Is(err, context.DeadlineExceeded) || time.Since(began) > 900*time.Millisecond {
-		t.Errorf("%v after %s", err, time.Since(began))
+	ctx, cancel := context.WithCancel(t.Context())
+	defer time.AfterFunc(20*time.Millisecond, cancel).Stop()
+	// The resolver's own bound would be a deadline.
+	if _, err := r.Resolve(ctx, nameresolution.Request{ID: "app"}); !errors.Is(err, context.Canceled) {
+		t.Error(err)
 	}
 }
 
