@@ -6,6 +6,7 @@ import (
 	"time"
 	"unicode/utf8"
 
+	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
@@ -121,14 +122,9 @@ func (c *Client) unary(ctx context.Context, target Target, method string, call u
 		if !ok {
 			return err
 		}
-		// The peer may have been replaced by one that speaks only gRPC: then it has not seen the call.
 		p.forget()
-		protocol, err := p.protocol(ctx)
-		if err != nil {
+		if err := p.goesOn(ctx, lost); err != nil {
 			return err
-		}
-		if protocol != speaksGRPC && !lost.foreign {
-			return lost.status
 		}
 	}
 	in, out := call.messages()
@@ -142,7 +138,7 @@ func (c *Client) host(target Target) (*peer, error) {
 	return c.find(c.hosts, target, c.options.ActorDialTimeout)
 }
 
-// grpcUnary is unary over gRPC.
+// grpcUnary calls a method with one message in each direction over gRPC.
 func (p *peer) grpcUnary(ctx context.Context, method string, in, out proto.Message) error {
 	conn, err := p.take()
 	if err != nil {
@@ -150,7 +146,7 @@ func (p *peer) grpcUnary(ctx context.Context, method string, in, out proto.Messa
 	}
 	defer p.give(conn)
 	start := time.Now()
-	err = conn.cc.Invoke(ctx, method, in, out)
+	err = conn.cc.Invoke(ctx, method, in, out, grpc.StaticMethod())
 	if m := p.client.options.Metrics; m.Enabled() {
 		m.GRPCClient().Observe(method, status.Code(err), time.Since(start), int64(proto.Size(in)), int64(proto.Size(out)))
 	}
@@ -177,8 +173,8 @@ func toActorCall(actor Actor, req *invocation.Request) *internalsv1.InternalInvo
 		Ver:   internalsv1.APIVersion_V1,
 		Actor: &internalsv1.Actor{ActorType: actor.Type, ActorId: actor.ID},
 		Message: &commonv1.InvokeRequest{
-			Method: text([]byte(req.Method)), ContentType: text([]byte(req.ContentType)), Data: &anyMessage{TypeUrl: req.TypeURL, Value: req.Body},
-			HttpExtension: &commonv1.HTTPExtension{Verb: verb, Querystring: text([]byte(req.Query))},
+			Method: utf8Text(req.Method), ContentType: utf8Text(req.ContentType), Data: &anyMessage{TypeUrl: req.TypeURL, Value: req.Body},
+			HttpExtension: &commonv1.HTTPExtension{Verb: verb, Querystring: utf8Text(req.Query)},
 		},
 	}
 }

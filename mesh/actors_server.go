@@ -102,16 +102,8 @@ func (c *callServer) observe(method string, err error, start time.Time, in, out 
 
 // fromActorCall is the call of a message.
 func fromActorCall(in *internalsv1.InternalInvokeRequest) *invocation.Request {
-	message := in.GetMessage()
-	req := &invocation.Request{
-		Method: strings.TrimPrefix(message.GetMethod(), "/"), ContentType: message.GetContentType(), TypeURL: message.GetData().GetTypeUrl(),
-		Header: fromMap(in.GetMetadata()), Query: message.GetHttpExtension().GetQuerystring(), Body: message.GetData().GetValue(),
-	}
-	if message.GetHttpExtension() != nil {
-		if verb := message.GetHttpExtension().GetVerb().String(); verb != verbNone {
-			req.Verb = verb
-		}
-	}
+	req := fromMessage(in)
+	req.Body = in.GetMessage().GetData().GetValue()
 	if contentType, ok := first(in.GetMetadata(), "content-type"); ok {
 		contentTypeOf(req, contentType)
 	}

@@ -135,22 +135,16 @@ func (c *Client) Invoke(ctx context.Context, address string, req *invocation.Req
 	}
 	if protocol == speaksExchange && p.fits(req) {
 		resp, err := p.exchange(ctx, req)
-		if err == nil || !errors.Is(err, errLost) {
+		lost, ok := errors.AsType[*lostError](err)
+		if !ok {
 			return resp, err
 		}
-		// The peer may have been replaced by one that speaks only gRPC: then it has not seen the call.
-		var lost *lostError
-		errors.As(err, &lost)
 		p.forget()
 		if !req.Replayable() {
 			return nil, lost.status
 		}
-		protocol, perr := p.protocol(ctx)
-		if perr != nil {
-			return nil, perr
-		}
-		if protocol != speaksGRPC && !lost.foreign {
-			return nil, lost.status
+		if err := p.goesOn(ctx, lost); err != nil {
+			return nil, err
 		}
 	}
 	return p.call(ctx, req)

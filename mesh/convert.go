@@ -30,13 +30,21 @@ func text(b []byte) string {
 	return string(runes)
 }
 
+// utf8Text is text without a copy of what is UTF-8 already.
+func utf8Text(s string) string {
+	if utf8.ValidString(s) {
+		return s
+	}
+	return text([]byte(s))
+}
+
 // toMap makes the map of the internal protocol of a header. Hop-by-hop and reserved entries are left out.
 func toMap(h invocation.Header, extra int) map[string]*internalsv1.ListStringValue {
 	m := make(map[string]*internalsv1.ListStringValue, len(h)+extra)
 	lists := make([]internalsv1.ListStringValue, len(h))
 	values := make([]string, len(h))
 	for i, f := range h {
-		if isReserved(f.Name) || invocation.HopByHop(f.Name) || invocation.Is(f.Name, "content-type") || invocation.Is(f.Name, "content-length") {
+		if !passed(f.Name) {
 			continue
 		}
 		value := text(f.Value)
@@ -56,7 +64,7 @@ func fromMap(m map[string]*internalsv1.ListStringValue) invocation.Header {
 	h := make(invocation.Header, 0, len(m))
 	for name, list := range m {
 		key := []byte(name)
-		if isReserved(key) || invocation.HopByHop(key) || invocation.Is(key, "content-type") || invocation.Is(key, "content-length") {
+		if !passed(key) {
 			continue
 		}
 		for _, v := range list.GetValues() {
@@ -113,19 +121,12 @@ func toInternal(req *invocation.Request) *internalsv1.InternalInvokeRequest {
 }
 
 func one(value string) *internalsv1.ListStringValue {
-	return &internalsv1.ListStringValue{Values: []string{text([]byte(value))}}
+	return &internalsv1.ListStringValue{Values: []string{utf8Text(value)}}
 }
 
 // fromInternal is the call of a leading message. length is the body's, as announced, or -1.
 func fromInternal(in *internalsv1.InternalInvokeRequest) (req *invocation.Request, length int64, err error) {
-	message := in.GetMessage()
-	req = &invocation.Request{
-		Method: strings.TrimPrefix(message.GetMethod(), "/"), ContentType: message.GetContentType(), TypeURL: message.GetData().GetTypeUrl(),
-		Header: fromMap(in.GetMetadata()), Query: message.GetHttpExtension().GetQuerystring(),
-	}
-	if verb := message.GetHttpExtension().GetVerb(); verb != commonv1.HTTPExtension_NONE {
-		req.Verb = verb.String()
-	}
+	req = fromMessage(in)
 	if contentType, ok := first(in.GetMetadata(), "content-type"); ok && strings.HasPrefix(contentType, grpcContentType) {
 		req.Origin = invocation.FromGRPC
 	}
@@ -140,6 +141,19 @@ func fromInternal(in *internalsv1.InternalInvokeRequest) (req *invocation.Reques
 		}
 	}
 	return req, length, nil
+}
+
+// fromMessage is the call of a message, without its body and what its metadata say of that.
+func fromMessage(in *internalsv1.InternalInvokeRequest) *invocation.Request {
+	message := in.GetMessage()
+	req := &invocation.Request{
+		Method: strings.TrimPrefix(message.GetMethod(), "/"), ContentType: message.GetContentType(), TypeURL: message.GetData().GetTypeUrl(),
+		Header: fromMap(in.GetMetadata()), Query: message.GetHttpExtension().GetQuerystring(),
+	}
+	if verb := message.GetHttpExtension().GetVerb(); verb != commonv1.HTTPExtension_NONE {
+		req.Verb = verb.String()
+	}
+	return req
 }
 
 // toInternalResponse is the leading message of an answer, without its body.

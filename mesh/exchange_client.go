@@ -12,9 +12,6 @@ import (
 	"outrigger.dev/invocation"
 )
 
-// errLost marks exchanges that got no answer.
-var errLost = errors.New("lost")
-
 // lostError is an exchange that got no answer of a peer.
 type lostError struct {
 	status error
@@ -22,8 +19,20 @@ type lostError struct {
 	foreign bool
 }
 
-func (e *lostError) Error() string        { return e.status.Error() }
-func (e *lostError) Is(target error) bool { return target == errLost }
+func (e *lostError) Error() string { return e.status.Error() }
+
+// goesOn reports, with nil, that a call whose exchange was lost goes on over gRPC: the peer, whose protocol was forgotten, may have been replaced
+// by one that speaks only that, and then it has not seen the call.
+func (p *peer) goesOn(ctx context.Context, lost *lostError) error {
+	protocol, err := p.protocol(ctx)
+	if err != nil {
+		return err
+	}
+	if protocol != speaksGRPC && !lost.foreign {
+		return lost.status
+	}
+	return nil
+}
 
 // headerSize is about how long a request's header is on the wire, in bytes.
 func headerSize(req *invocation.Request) int {

@@ -137,7 +137,7 @@ func replyApp(x *http1.Exchange, resp *invocation.Response) {
 		x.SetHeader(headerTypeURL, encodeText(resp.TypeURL))
 	}
 	for _, f := range resp.Header {
-		if isReserved(f.Name) || invocation.HopByHop(f.Name) || invocation.Is(f.Name, "content-length") || invocation.Is(f.Name, "content-type") || !sendable(f) {
+		if !passed(f.Name) || !sendable(f) {
 			continue
 		}
 		x.AddHeader(f.Name, f.Value)

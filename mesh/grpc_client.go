@@ -13,7 +13,6 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
-	"google.golang.org/protobuf/proto"
 
 	commonv1 "outrigger.dev/api/gen/common/v1"
 	internalsv1 "outrigger.dev/api/gen/internals/v1"
@@ -83,26 +82,9 @@ func outgoing(ctx context.Context, req *invocation.Request) context.Context {
 
 // callUnary makes a call by the older method, for peers without the newer one.
 func (p *peer) callUnary(ctx context.Context, req *invocation.Request) (*invocation.Response, error) {
-	conn, err := p.take()
-	if err != nil {
-		return nil, err
-	}
-	defer p.give(conn)
-	in := toInternal(req)
+	in, out := toInternal(req), &internalsv1.InternalInvokeResponse{}
 	in.Message.Data.Value = req.Body
-	start := time.Now()
-	out, err := conn.calls.CallLocal(outgoing(ctx, req), in)
-	if p.client.options.Metrics.Enabled() {
-		p.client.options.Metrics.GRPCClient().Observe(internalsv1.ServiceInvocation_CallLocal_FullMethodName, status.Code(err), time.Since(start), int64(proto.Size(in)), int64(proto.Size(out)))
-	}
-	if err != nil {
-		if cause := ended(ctx, err); cause != nil {
-			return nil, cause
-		}
-		if p.client.Retriable(err) {
-			p.drop(conn)
-			p.forget()
-		}
+	if err := p.grpcUnary(outgoing(ctx, req), internalsv1.ServiceInvocation_CallLocal_FullMethodName, in, out); err != nil {
 		return nil, err
 	}
 	if out.GetStatus() == nil {

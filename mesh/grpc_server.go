@@ -11,7 +11,6 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
-	"google.golang.org/protobuf/proto"
 
 	commonv1 "outrigger.dev/api/gen/common/v1"
 	internalsv1 "outrigger.dev/api/gen/internals/v1"
@@ -53,9 +52,7 @@ func receive(in *internalsv1.InternalInvokeRequest) (*invocation.Request, int64,
 func (c *callServer) CallLocal(ctx context.Context, in *internalsv1.InternalInvokeRequest) (out *internalsv1.InternalInvokeResponse, err error) {
 	start := time.Now()
 	defer func() {
-		if c.options.Metrics.Enabled() {
-			c.options.Metrics.GRPCServer().Observe(internalsv1.ServiceInvocation_CallLocal_FullMethodName, status.Code(err), time.Since(start), int64(proto.Size(in)), int64(proto.Size(out)))
-		}
+		c.observe(internalsv1.ServiceInvocation_CallLocal_FullMethodName, err, start, in, out)
 	}()
 	req, _, err := receive(in)
 	if err != nil {
