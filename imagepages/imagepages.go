@@ -4,7 +4,26 @@
 // of megabytes stay resident that serving never looks at.
 package imagepages
 
-import "time"
+import (
+	"log/slog"
+	"time"
+)
 
-// Settling is how long after a program is ready it has done what starts it.
-const Settling = 2 * time.Second
+// settling is how long it takes until a program has done what starts it.
+const settling = 2 * time.Second
+
+// ReleaseLater calls [Release] a little later, when the start is over. stop calls that off, or waits for its end.
+func ReleaseLater(log *slog.Logger) (stop func()) {
+	done := make(chan struct{})
+	timer := time.AfterFunc(settling, func() {
+		defer close(done)
+		if err := Release(); err != nil {
+			log.Debug("The memory of the start was not given back", "error", err)
+		}
+	})
+	return func() {
+		if !timer.Stop() {
+			<-done
+		}
+	}
+}

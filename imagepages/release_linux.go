@@ -10,7 +10,7 @@ import (
 
 // Release takes the pages of the program's own file out of the process's memory. What is needed comes back from the system's cache of the
 // file as it is touched, 64 KiB at a time. Mappings that can be written to are left alone, and those with pages that are no longer the
-// file's: relocated ones, or a debugger's. Callers do so once, some time after the start; it takes about a millisecond.
+// file's: relocated ones, or a debugger's. It takes about a millisecond.
 func Release() error {
 	program, err := os.Readlink("/proc/self/exe")
 	if err != nil {

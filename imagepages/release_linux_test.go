@@ -6,6 +6,8 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+
+	"outrigger.dev/telemetry/logging/logtest"
 )
 
 const smaps = `00400000-03000000 r-xp 00000000 fe:00 99                         /usr/bin/my daprd
@@ -66,5 +68,13 @@ func TestRelease(t *testing.T) {
 	TestMappings(t)
 	if after := resident(t); after >= before {
 		t.Errorf("%d KiB before, %d after", before, after)
+	}
+}
+
+func TestReleaseIsCalledOff(t *testing.T) {
+	logs := new(logtest.Log)
+	ReleaseLater(logs.Logger())()
+	if n := len(logs.Lines()); n != 0 {
+		t.Error(logs)
 	}
 }

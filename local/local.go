@@ -140,19 +140,13 @@ func Run(ctx context.Context, o Options) error {
 	if o.Ready != nil {
 		o.Ready(p)
 	}
-	settled := time.After(imagepages.Settling)
-	for {
-		select {
-		case <-settled:
-			if err := imagepages.Release(); err != nil {
-				o.Log.Debug("the memory of the start was not given back", "error", err)
-			}
-		case <-ctx.Done():
-			o.Log.Info("the local services end")
-			return nil
-		case err := <-broker.failed:
-			return fmt.Errorf("NATS ended: %w", err)
-		}
+	defer imagepages.ReleaseLater(o.Log)()
+	select {
+	case <-ctx.Done():
+		o.Log.Info("the local services end")
+		return nil
+	case err := <-broker.failed:
+		return fmt.Errorf("NATS ended: %w", err)
 	}
 }
 

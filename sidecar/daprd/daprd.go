@@ -165,15 +165,11 @@ func runOnce(o sidecar.Options, signals <-chan os.Signal, log *slog.Logger) (res
 	stopping := false
 	var stoppingSince time.Time
 	ready := s.Ready()
-	var settled <-chan time.Time
 	for {
 		select {
 		case <-ready:
-			ready, settled = nil, time.After(imagepages.Settling)
-		case <-settled:
-			if err := imagepages.Release(); err != nil {
-				log.Debug("The memory of the start was not given back", "error", err)
-			}
+			ready = nil
+			defer imagepages.ReleaseLater(log)()
 		case err := <-done:
 			switch {
 			case errors.Is(err, sidecar.ErrRestart) && !stopping:

@@ -14,7 +14,6 @@ import (
 	"os/signal"
 	"strings"
 	"syscall"
-	"time"
 
 	"github.com/spf13/pflag"
 
@@ -133,13 +132,9 @@ func serve[A any](p Process[A], program Program) int {
 	done := make(chan error, 1)
 	go func() { done <- program.Serve(ctx, log) }()
 	stopping := false
-	settled := time.After(imagepages.Settling)
+	defer imagepages.ReleaseLater(log)()
 	for {
 		select {
-		case <-settled:
-			if err := imagepages.Release(); err != nil {
-				log.Debug("The memory of the start was not given back", "error", err)
-			}
 		case err := <-done:
 			if err != nil && !stopping {
 				logging.Fatal(ctx, log, fmt.Sprintf("Fatal error from %s: %s", program.Name, err))
