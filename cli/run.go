@@ -143,13 +143,18 @@ func (c *command) prepare(ctx context.Context, f *runFlags) (daprd string, err e
 	if err = a.choosePorts(running); err != nil {
 		return "", err
 	}
-	if err = c.startBroker(ctx, a); err != nil {
-		return "", err
+	return daprd, c.startLocal(ctx, a)
+}
+
+// startLocal starts what an app's sidecar needs of the local services.
+func (c *command) startLocal(ctx context.Context, a *appSpec) error {
+	if err := c.startBroker(ctx, a); err != nil {
+		return err
 	}
-	if err = c.startControlPlane(ctx, a); err != nil {
-		return "", err
+	if err := c.startControlPlane(ctx, a); err != nil {
+		return err
 	}
-	return daprd, c.startSentry(ctx, a)
+	return c.startSentry(ctx, a)
 }
 
 // runOne runs one app with its sidecar until either ends or a signal comes (Dapr CLI, run: lifecycle).

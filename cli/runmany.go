@@ -104,14 +104,7 @@ func (m *supervisor) start(a *plannedApp) error {
 	if err != nil {
 		return invalid(err)
 	}
-	err = m.startBroker(m.ctx, &a.appSpec)
-	if err == nil {
-		err = m.startControlPlane(m.ctx, &a.appSpec)
-	}
-	if err == nil {
-		err = m.startSentry(m.ctx, &a.appSpec)
-	}
-	if err != nil {
+	if err := m.startLocal(m.ctx, &a.appSpec); err != nil {
 		return fmt.Errorf("Error starting Dapr and app (%q): %w", a.appID, err)
 	}
 	logs, err := openLogs(a, m.program.Stdout, time.Now())

@@ -41,8 +41,7 @@ func (s *Sidecar) awaitApp(ctx context.Context, start time.Time, target *health.
 		return // the sidecar ends
 	}
 	// Without health checks the app counts as healthy now, and is asked before the sidecar calls itself ready.
-	configured := !o.EnableAppHealthCheck
-	if configured {
+	if !o.EnableAppHealthCheck {
 		s.hostApp(ctx)
 		select {
 		case <-s.pubsub.StartApp():
@@ -58,7 +57,6 @@ func (s *Sidecar) awaitApp(ctx context.Context, start time.Time, target *health.
 			s.dropApp(ctx)
 			return
 		}
-		configured = true
 		s.hostApp(ctx)
 		s.pubsub.StartApp()
 		s.startBindings(ctx)

@@ -15,8 +15,10 @@ import (
 
 	"github.com/jonboulle/clockwork"
 
+	"outrigger.dev/blocks/actors/apphost"
 	"outrigger.dev/blocks/bindings"
 	"outrigger.dev/components"
+	"outrigger.dev/mesh/scheduler"
 )
 
 // Options of a sidecar. Fields without a note on their zero value take that of the flag of daprd with the same name; see
@@ -131,7 +133,7 @@ func Defaults() Options {
 		AppProtocol: "http", AppChannelAddress: "127.0.0.1", AppMaxConcurrency: -1,
 		AppHealthCheckPath: "/healthz", AppHealthProbeInterval: 5 * time.Second, AppHealthProbeTimeout: 500 * time.Millisecond, AppHealthThreshold: 3,
 		AppBindingOptionsTimeout: bindings.DefaultProbeTimeout,
-		ActorsDisseminateTimeout: 30 * time.Second, SchedulerJobStreams: 3,
+		ActorsDisseminateTimeout: apphost.DefaultDisseminateTimeout, SchedulerJobStreams: scheduler.DefaultJobStreams,
 		HTTPPort: 3500, GRPCPort: 50001, ListenAddresses: []string{""},
 		EnableMetrics: true, MetricsPort: 9090, MetricsListenAddress: "0.0.0.0", ProfilePort: 7777,
 		MaxBodySize: 4 << 20, ReadBufferSize: 4 << 10, GracefulShutdown: 5 * time.Second,
@@ -192,12 +194,6 @@ func (o *Options) complete() error {
 	}
 	if o.Version == "" {
 		o.Version = "edge"
-	}
-	if o.ActorsDisseminateTimeout <= 0 {
-		o.ActorsDisseminateTimeout = 30 * time.Second
-	}
-	if o.SchedulerJobStreams <= 0 {
-		o.SchedulerJobStreams = 3
 	}
 	return o.checkActors()
 }

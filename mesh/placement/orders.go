@@ -74,7 +74,7 @@ func (c *core) order(o *placementv1.PlacementOrder) (step, error) {
 		if version < c.locked {
 			return step{}, fmt.Errorf("version mismatch: expected %d, got %d", c.locked, version)
 		}
-		t, err := newTable(version, o.GetTables(), c.own)
+		t, err := newTable(o.GetTables(), c.own)
 		if err != nil {
 			return step{}, fmt.Errorf("the placement table %d cannot be used: %w", version, err)
 		}

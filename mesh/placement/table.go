@@ -9,10 +9,7 @@ import (
 )
 
 // table is a placement table with its rings. It does not change.
-type table struct {
-	version uint64
-	types   map[string]hosts
-}
+type table struct{ types map[string]hosts }
 
 // hosts of one actor type.
 type hosts struct {
@@ -33,7 +30,7 @@ func (h hosts) at(hash uint64) *Owner {
 }
 
 // newTable makes the rings of a table. The error is that of a table that nobody can have meant.
-func newTable(version uint64, in *placementv1.PlacementTables, own self) (*table, error) {
+func newTable(in *placementv1.PlacementTables, own self) (*table, error) {
 	entries := in.GetEntries()
 	names := make([]string, 0, len(entries))
 	lists := make([][]ring.Host, 0, len(entries))
@@ -48,7 +45,7 @@ func newTable(version uint64, in *placementv1.PlacementTables, own self) (*table
 	if err != nil {
 		return nil, err
 	}
-	t := &table{version: version, types: make(map[string]hosts, len(names))}
+	t := &table{types: make(map[string]hosts, len(names))}
 	made := map[*ring.Ring][]Owner{}
 	for i, r := range rings {
 		owners, ok := made[r]

@@ -23,17 +23,15 @@ type Accept struct {
 type want struct {
 	// initial is the first message of a stream; nil when there is nothing to accept, and hence no stream.
 	initial *schedulerv1.WatchJobsRequestInitial
-	jobs    bool
-	types   []string // sorted
 }
 
 // takes reports whether a trigger is among what is wanted. One for nobody known is: whoever handles it has an answer to it.
 func (w *want) takes(job *schedulerv1.WatchJobsResponse) bool {
 	switch target := job.GetMetadata().GetTarget().GetType().(type) {
 	case *schedulerv1.JobTargetMetadata_Job:
-		return w.jobs
+		return slices.Contains(w.initial.GetAcceptJobTypes(), schedulerv1.JobTargetType_JOB_TARGET_TYPE_JOB)
 	case *schedulerv1.JobTargetMetadata_Actor:
-		_, found := slices.BinarySearch(w.types, target.Actor.GetType())
+		_, found := slices.BinarySearch(w.initial.GetActorTypes(), target.Actor.GetType())
 		return found
 	}
 	return w.initial != nil
@@ -43,17 +41,17 @@ func (w *want) takes(job *schedulerv1.WatchJobsResponse) bool {
 // is not accepted any longer, and their running deliveries may finish (see [Options.Grace]). It returns at once, and may be called at any
 // time, before Run too.
 func (c *Client) Accept(a Accept) {
-	w := &want{jobs: a.Jobs, types: slices.Compact(slices.Sorted(slices.Values(a.ActorTypes)))}
-	if w.jobs || len(w.types) > 0 {
+	w, types := new(want), slices.Compact(slices.Sorted(slices.Values(a.ActorTypes)))
+	if a.Jobs || len(types) > 0 {
 		w.initial = &schedulerv1.WatchJobsRequestInitial{
-			AppId: c.options.AppID, Namespace: c.options.Namespace, ActorTypes: w.types,
+			AppId: c.options.AppID, Namespace: c.options.Namespace, ActorTypes: types,
 			// The limits are the stream's for as long as it may be opened again.
 			ConcurrencyLimits: slices.Clone(a.Limits),
 		}
-		if w.jobs {
+		if a.Jobs {
 			w.initial.AcceptJobTypes = append(w.initial.AcceptJobTypes, schedulerv1.JobTargetType_JOB_TARGET_TYPE_JOB)
 		}
-		if len(w.types) > 0 { // without types a scheduler cannot make anything of it
+		if len(types) > 0 { // without types a scheduler cannot make anything of it
 			w.initial.AcceptJobTypes = append(w.initial.AcceptJobTypes, schedulerv1.JobTargetType_JOB_TARGET_TYPE_ACTOR_REMINDER)
 		}
 	}
