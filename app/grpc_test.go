@@ -103,11 +103,12 @@ func TestOnInvoke(t *testing.T) {
 }
 
 func TestGRPCFailures(t *testing.T) {
-	ended := make(chan struct{}, 1)
+	returned, ended := make(chan struct{}), make(chan struct{}, 1)
 	c := serveGRPC(t, Options{MaxBodySize: 1000, MaxConcurrency: 1}, &apptest.Callbacks{Invoke: func(ctx context.Context, r *commonv1.InvokeRequest) (*commonv1.InvokeResponse, error) {
 		switch r.GetMethod() {
 		case "wait":
 			<-ctx.Done()
+			<-returned // the app knows the deadline too, and may answer a moment before it has passed here
 			ended <- struct{}{}
 		case "large":
 			return &commonv1.InvokeResponse{Data: &anypb.Any{Value: make([]byte, 2000)}}, nil
@@ -130,6 +131,7 @@ func TestGRPCFailures(t *testing.T) {
 	if _, err := c.Invoke(ctx, &invocation.Request{Method: "wait"}); !errors.Is(err, context.DeadlineExceeded) {
 		t.Error(err)
 	}
+	close(returned)
 	<-ended
 	if resp, err := c.Invoke(t.Context(), &invocation.Request{}); err != nil || resp.Status != 0 { // the slot is free again
 		t.Error(resp, err)
