@@ -86,8 +86,10 @@ func (c *GRPCChannel) Invoke(ctx context.Context, req *invocation.Request) (*inv
 	out := new(commonv1.InvokeResponse)
 	err = c.conns.Invoke(metadata.NewOutgoingContext(ctx, requestMetadata(req)), runtimev1.AppCallback_OnInvoke_FullMethodName, in, out,
 		grpc.Header(&header), grpc.Trailer(&trailer))
-	if err != nil && ctx.Err() != nil {
-		return nil, ctx.Err()
+	if err != nil {
+		if cause := invocation.Ended(ctx, err); cause != nil {
+			return nil, cause
+		}
 	}
 	resp := &invocation.Response{Header: fromMetadata(header), Trailer: fromMetadata(trailer)}
 	if err != nil {

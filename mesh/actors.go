@@ -153,7 +153,7 @@ func (p *peer) grpcUnary(ctx context.Context, method string, in, out proto.Messa
 	if err == nil {
 		return nil
 	}
-	if cause := ended(ctx, err); cause != nil {
+	if cause := invocation.Ended(ctx, err); cause != nil {
 		return cause
 	}
 	if p.client.Retriable(err) {

@@ -7,7 +7,6 @@ import (
 	"io"
 	"sync"
 	"sync/atomic"
-	"time"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
@@ -19,21 +18,6 @@ import (
 	"outrigger.dev/invocation"
 	"outrigger.dev/telemetry/tracing"
 )
-
-// ended is the error of a call's context when that is why the call failed with err, nil otherwise. The peer has the same
-// deadline and may let it pass a moment before this side does.
-func ended(ctx context.Context, err error) error {
-	if cause := ctx.Err(); cause != nil {
-		return cause
-	}
-	if deadline, has := ctx.Deadline(); has && status.Code(err) == codes.DeadlineExceeded && time.Until(deadline) < deadlineSkew {
-		return context.DeadlineExceeded
-	}
-	return nil
-}
-
-// deadlineSkew is how much earlier than the caller a peer may let their common deadline pass.
-const deadlineSkew = 100 * time.Millisecond
 
 // call makes a call over gRPC.
 func (p *peer) call(ctx context.Context, req *invocation.Request) (*invocation.Response, error) {
@@ -48,7 +32,7 @@ func (p *peer) call(ctx context.Context, req *invocation.Request) (*invocation.R
 		return resp, nil
 	}
 	c.end()
-	if cause := ended(ctx, err); cause != nil {
+	if cause := invocation.Ended(ctx, err); cause != nil {
 		return nil, cause
 	}
 	if c.sender != nil && c.sender.bodyErr != nil {
@@ -184,7 +168,7 @@ func (c *grpcCall) Read(p []byte) (int, error) {
 			c.end()
 		case err != nil:
 			c.err = fmt.Errorf("error receiving message: %w", err)
-			if cause := ended(c.outer, err); cause != nil {
+			if cause := invocation.Ended(c.outer, err); cause != nil {
 				c.err = cause
 			}
 			c.end()
