@@ -11,6 +11,8 @@ import (
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/anypb"
 	"google.golang.org/protobuf/types/known/structpb"
+
+	"outrigger.dev/jsontext"
 )
 
 // jobBody is the data of a job as an HTTP app gets it: JSON of a google.protobuf.Value, which is what jobs scheduled over HTTP have, and else the
@@ -39,7 +41,7 @@ func appendValue(dst []byte, v *structpb.Value) (_ []byte, err error) {
 	case *structpb.Value_NumberValue:
 		return appendNumber(dst, kind.NumberValue)
 	case *structpb.Value_StringValue:
-		return appendText(dst, kind.StringValue), nil
+		return jsontext.AppendPlainString(dst, kind.StringValue), nil
 	case *structpb.Value_ListValue:
 		dst = append(dst, '[')
 		for i, element := range kind.ListValue.GetValues() {
@@ -58,7 +60,7 @@ func appendValue(dst []byte, v *structpb.Value) (_ []byte, err error) {
 			if i > 0 {
 				dst = append(dst, ',')
 			}
-			dst = append(appendText(dst, name), ':')
+			dst = append(jsontext.AppendPlainString(dst, name), ':')
 			if dst, err = appendValue(dst, fields[name]); err != nil {
 				return nil, err
 			}
@@ -68,45 +70,10 @@ func appendValue(dst []byte, v *structpb.Value) (_ []byte, err error) {
 	return nil, fmt.Errorf("it holds a google.protobuf.Value of an unknown kind: %T", v.GetKind())
 }
 
-// appendNumber appends a number as JavaScript writes it.
+// appendNumber appends a number as JavaScript writes it; not all that protobuf has are JSON.
 func appendNumber(dst []byte, n float64) ([]byte, error) {
 	if math.IsNaN(n) || math.IsInf(n, 0) {
 		return nil, fmt.Errorf("it holds the number %v, which has no JSON form", n)
 	}
-	format := byte('f')
-	if abs := math.Abs(n); abs != 0 && (abs < 1e-6 || abs >= 1e21) {
-		format = 'e'
-	}
-	dst = strconv.AppendFloat(dst, n, format, -1, 64)
-	if end := len(dst) - 4; format == 'e' && end >= 0 && dst[end] == 'e' && dst[end+1] == '-' && dst[end+2] == '0' { // e-09 is e-9
-		dst[end+2] = dst[end+3]
-		dst = dst[:end+3]
-	}
-	return dst, nil
-}
-
-// appendText appends a JSON string in which only what has to be is escaped. The text of a protobuf message is UTF-8.
-func appendText(dst []byte, text string) []byte {
-	dst = append(dst, '"')
-	for i := range len(text) {
-		switch c := text[i]; {
-		case c == '"' || c == '\\':
-			dst = append(dst, '\\', c)
-		case c >= ' ':
-			dst = append(dst, c)
-		case c == '\b':
-			dst = append(dst, `\b`...)
-		case c == '\f':
-			dst = append(dst, `\f`...)
-		case c == '\n':
-			dst = append(dst, `\n`...)
-		case c == '\r':
-			dst = append(dst, `\r`...)
-		case c == '\t':
-			dst = append(dst, `\t`...)
-		default:
-			dst = append(dst, '\\', 'u', '0', '0', '0'+c>>4, "0123456789abcdef"[c&15])
-		}
-	}
-	return append(dst, '"')
+	return jsontext.AppendFloat(dst, n), nil
 }

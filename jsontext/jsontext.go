@@ -76,7 +76,7 @@ func appendDecoded(dst []byte, v any) ([]byte, error) {
 		}
 		return append(dst, "false"...), nil
 	case string:
-		return appendPlainString(dst, v), nil
+		return AppendPlainString(dst, v), nil
 	case json.Number:
 		out, ok := appendNumber(dst, []byte(v), bytes.ContainsAny([]byte(v), ".eE"))
 		if !ok {
@@ -105,7 +105,7 @@ func appendDecoded(dst []byte, v any) ([]byte, error) {
 			if i > 0 {
 				dst = append(dst, ',')
 			}
-			dst = append(appendPlainString(dst, name), ':')
+			dst = append(AppendPlainString(dst, name), ':')
 			if dst, err = appendDecoded(dst, v[name]); err != nil {
 				return nil, err
 			}

@@ -22,15 +22,15 @@ func appendNumber(dst, number []byte, float bool) ([]byte, bool) {
 		return append(dst, number...), true
 	}
 	var short [32]byte
-	encoded := appendFloat(short[:0], f)
+	encoded := AppendFloat(short[:0], f)
 	if !bytes.Equal(encoded, number) && !sameNumber(encoded, number) {
 		encoded = number
 	}
 	return append(dst, encoded...), true
 }
 
-// appendFloat appends f as encoding/json does.
-func appendFloat(dst []byte, f float64) []byte {
+// AppendFloat appends a finite number as encoding/json does.
+func AppendFloat(dst []byte, f float64) []byte {
 	format := byte('f')
 	if abs := math.Abs(f); abs != 0 && (abs < 1e-6 || abs >= 1e21) {
 		format = 'e'

@@ -84,8 +84,8 @@ func appendASCII(dst []byte, b byte) []byte {
 	return append(dst, b)
 }
 
-// appendPlainString appends s as a canonical string: only what must be escaped is.
-func appendPlainString(dst []byte, s string) []byte {
+// AppendPlainString appends s as a canonical string: only what must be escaped is.
+func AppendPlainString(dst []byte, s string) []byte {
 	dst = append(dst, '"')
 	for _, r := range s { // yields U+FFFD for each byte that is no UTF-8
 		dst = appendPlainRune(dst, r)
