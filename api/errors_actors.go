@@ -48,11 +48,6 @@ func ErrActorNamespaceRequired() *Error {
 	return errActor(412, codes.FailedPrecondition, "ERR_ACTOR_NAMESPACE_REQUIRED", "actors must have a namespace configured when running in Kubernetes mode")
 }
 
-// ErrActorNoAppChannel says that there is no app that could host actors.
-func ErrActorNoAppChannel() *Error {
-	return errActor(400, codes.Unavailable, "ERR_ACTOR_NO_APP_CHANNEL", "app channel is not initialized")
-}
-
 // ErrActorNoAddress says that nobody hosts the actor's type. Clients see it inside [ErrActorInvoke].
 func ErrActorNoAddress(actorType, id string) *Error {
 	return errActor(404, codes.FailedPrecondition, "ERR_ACTOR_NO_ADDRESS", "did not find address for actor '"+actorType+"/"+id+"'")

@@ -1,6 +1,7 @@
 package invocation
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"path"
@@ -19,6 +20,19 @@ const (
 	AppID            = "dapr-app-id"
 	APIToken         = "dapr-api-token"
 )
+
+// NamedBy reports whether a Connection header names another one, which is then not passed on either.
+func NamedBy(connection, name []byte) bool {
+	if len(connection) == 0 {
+		return false
+	}
+	for token := range bytes.SplitSeq(connection, []byte(",")) {
+		if bytes.EqualFold(bytes.TrimSpace(token), name) {
+			return true
+		}
+	}
+	return false
+}
 
 // HopByHop reports whether an HTTP header concerns only one connection and is never passed on. The name is compared without
 // regard to case. Headers named by the value of Connection are the caller's to remove.

@@ -84,7 +84,7 @@ func (s *Sidecar) openActors(identity components.Sidecar, host string) {
 	})
 	where := &places{}
 	h.runtime = actors.New(actors.Options{
-		AppID: o.AppID, Namespace: identity.Namespace, PlacementConfigured: s.hasPlacement(), Placement: where, Peers: s.peers,
+		Namespace: identity.Namespace, PlacementConfigured: s.hasPlacement(), Placement: where, Peers: s.peers,
 		OnSettled: s.settled, OnEnded: func(actorType, id string) { h.timers.Ended(actorType, id) },
 		Resiliency: s.resiliency, Metrics: s.metrics.Actors(), Tracer: s.traces.Tracer(), Clock: o.Clock, Log: log,
 	})

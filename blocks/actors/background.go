@@ -55,6 +55,18 @@ func (c *crew) wait(ctx context.Context) error {
 	}
 }
 
+// never is a wait without an end.
+const never = -1
+
+// alarm rings after d, which may be [never].
+func alarm(clock clockwork.Clock, d time.Duration) (rings <-chan time.Time, stop func()) {
+	if d < 0 {
+		return nil, func() {}
+	}
+	timer := clock.NewTimer(d)
+	return timer.Chan(), func() { timer.Stop() }
+}
+
 // within is ctx with a time limit by a clock; its cause is then context.DeadlineExceeded.
 func within(ctx context.Context, clock clockwork.Clock, d time.Duration) (context.Context, context.CancelFunc) {
 	ctx, cancel := context.WithCancelCause(ctx)

@@ -5,7 +5,6 @@ import (
 	"fmt"
 
 	"google.golang.org/protobuf/encoding/protojson"
-	"google.golang.org/protobuf/encoding/protowire"
 	"google.golang.org/protobuf/types/known/anypb"
 	"google.golang.org/protobuf/types/known/wrapperspb"
 
@@ -20,7 +19,8 @@ func jsonData(text []byte) *anypb.Any {
 	if len(text) == 0 {
 		return nil
 	}
-	return &anypb.Any{TypeUrl: bytesValue, Value: appendBytesValue(text)}
+	data, _ := anypb.New(wrapperspb.Bytes(text)) // bytes can always be encoded
+	return data
 }
 
 // appendDataJSON appends the data of a reminder as JSON: the text that was registered, or the protobuf JSON of another message. It
@@ -41,13 +41,6 @@ func appendDataJSON(dst []byte, data *anypb.Any) ([]byte, bool, error) {
 		return dst, false, err
 	}
 	return jsontext.AppendData(dst, text), true, nil
-}
-
-// appendBytesValue is a google.protobuf.BytesValue of a text that is not empty.
-func appendBytesValue(text []byte) []byte {
-	out := make([]byte, 0, len(text)+1+protowire.SizeVarint(uint64(len(text))))
-	out = protowire.AppendTag(out, 1, protowire.BytesType)
-	return protowire.AppendBytes(out, text)
 }
 
 // bytesOf is the content of a google.protobuf.BytesValue.

@@ -263,7 +263,7 @@ func newBench(t testing.TB, change ...func(*Options)) *bench {
 func bare(t testing.TB, change ...func(*Options)) *bench {
 	b := &bench{t: t, placement: newFakePlacement(), peers: new(fakePeers), clock: clockwork.NewFakeClock()}
 	o := Options{
-		AppID: "self", Namespace: "ns", PlacementConfigured: true, Placement: b.placement, Peers: b.peers, Clock: b.clock,
+		Namespace: "ns", PlacementConfigured: true, Placement: b.placement, Peers: b.peers, Clock: b.clock,
 	}
 	for _, f := range change {
 		f(&o)

@@ -42,7 +42,7 @@ func (g ActorsServer) InvokeActor(ctx context.Context, in *runtimev1.InvokeActor
 		switch {
 		case invocation.Is(n, "content-type"):
 			req.ContentType = value
-		case !passes(n), foreign(n), named(connection, n):
+		case !passes(n), foreign(n), invocation.NamedBy(connection, n):
 		default:
 			req.Header = append(req.Header, invocation.Field{Name: n, Value: []byte(value)})
 		}

@@ -57,6 +57,7 @@ const (
 	ReminderCancelHeader = "X-Daprremindercancel"
 	ReentrancyHeader     = "Dapr-Reentrancy-Id"
 	RemoteHeader         = "X-Dapr-Remote"
+	APICallHeader        = "Dapr-API-Call"
 )
 
 // Outcomes of turns.

@@ -29,9 +29,6 @@ func (s *Service) Routes() []api.Route {
 	}
 }
 
-// apiCall is the header that tells apps that a call came by the API of a sidecar.
-const apiCall = "Dapr-API-Call"
-
 func (s *Service) handleInvoke(c *api.Call) error {
 	actorType, id := c.Parameter("actorType"), c.Parameter("actorId")
 	method, err := checkCall(actorType, id, c.Parameter("method"))
@@ -77,17 +74,22 @@ func (s *Service) invoke(ctx context.Context, call *Call) (*invocation.Response,
 	h := &call.Request.Header
 	*h = append(*h, s.says...)
 	if span := tracing.FromContext(ctx); span.Own() {
-		h.Set(tracing.HeaderParent, span.Parent())
-		h.Del(tracing.HeaderState)
-		if state := span.State(); state != "" {
-			h.Add(tracing.HeaderState, state)
-		}
+		putTrace(h, span)
 	}
 	resp, err := s.options.Core.Invoke(ctx, call)
 	if err != nil {
 		return nil, api.ErrActorInvoke(err)
 	}
 	return resp, nil
+}
+
+// putTrace replaces the trace context of a header by that of a span.
+func putTrace(h *invocation.Header, span *tracing.Span) {
+	h.Set(tracing.HeaderParent, span.Parent())
+	h.Del(tracing.HeaderState)
+	if state := span.State(); state != "" {
+		h.Add(tracing.HeaderState, state)
+	}
 }
 
 // collectCall copies what goes on of a call to req: a policy may still be trying when the call has been answered and its memory is
@@ -111,7 +113,7 @@ func collectCall(req *invocation.Request, c *api.Call, body []byte) {
 		switch {
 		case invocation.Is(name, "content-type"):
 			req.ContentType = string(value)
-		case !passes(name), foreign(name), invocation.Is(name, "host"), named(connection, name):
+		case !passes(name), foreign(name), invocation.Is(name, "host"), invocation.NamedBy(connection, name):
 		default:
 			req.Header = append(req.Header, invocation.Field{Name: keep(name), Value: keep(value)})
 		}
@@ -131,19 +133,6 @@ func passes(name []byte) bool {
 func foreign(name []byte) bool {
 	return invocation.Is(name, invocation.CallerAppID) || invocation.Is(name, invocation.CallerNamespace) ||
 		invocation.Is(name, "dapr-api-call") || invocation.Is(name, "x-dapr-remote")
-}
-
-// named reports whether a Connection header names another one, which is then not passed on either.
-func named(connection, name []byte) bool {
-	if len(connection) == 0 {
-		return false
-	}
-	for token := range bytes.SplitSeq(connection, []byte(",")) {
-		if bytes.EqualFold(bytes.TrimSpace(token), name) {
-			return true
-		}
-	}
-	return false
 }
 
 func (s *Service) handleGetState(c *api.Call) error {
@@ -303,15 +292,21 @@ func unused(c *api.Call) error {
 	return nil
 }
 
-func (s *Service) handleDeleteReminder(c *api.Call) error {
-	actorType := c.Parameter("actorType")
+// deletion is what comes before deletions: of what type the actor is, once that may be asked for.
+func (s *Service) deletion(c *api.Call) (actorType string, err error) {
+	actorType = c.Parameter("actorType")
 	if err := open(actorType); err != nil {
-		return err
+		return "", err
 	}
 	if err := unused(c); err != nil {
-		return err
+		return "", err
 	}
-	if err := s.options.Core.Await(c.Context()); err != nil {
+	return actorType, s.options.Core.Await(c.Context())
+}
+
+func (s *Service) handleDeleteReminder(c *api.Call) error {
+	actorType, err := s.deletion(c)
+	if err != nil {
 		return err
 	}
 	if err := s.options.Reminders.Delete(c.Context(), actorType, c.Parameter("actorId"), c.Parameter("name")); err != nil {
@@ -349,14 +344,8 @@ func (s *Service) handleCreateTimer(c *api.Call) error {
 }
 
 func (s *Service) handleDeleteTimer(c *api.Call) error {
-	actorType := c.Parameter("actorType")
-	if err := open(actorType); err != nil {
-		return err
-	}
-	if err := unused(c); err != nil {
-		return err
-	}
-	if err := s.options.Core.Await(c.Context()); err != nil {
+	actorType, err := s.deletion(c)
+	if err != nil {
 		return err
 	}
 	s.options.Timers.Delete(actorType, c.Parameter("actorId"), c.Parameter("name"))

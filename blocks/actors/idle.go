@@ -89,12 +89,7 @@ func (r *Runtime) watchIdle() {
 			r.lookIfIdle(due)
 			continue
 		}
-		var timer <-chan time.Time
-		stop := func() bool { return true }
-		if wait >= 0 {
-			t := r.clock.NewTimer(wait)
-			timer, stop = t.Chan(), t.Stop
-		}
+		timer, stop := alarm(r.clock, wait)
 		select {
 		case <-timer:
 		case <-r.idle.wake:

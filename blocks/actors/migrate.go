@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -60,7 +61,7 @@ func NewMigration(o MigrationOptions) *Migration {
 // Settled tells which types are hosted here from now on. It does not wait for anything.
 func (m *Migration) Settled(types []string) {
 	m.mu.Lock()
-	m.types = append([]string(nil), types...)
+	m.types = slices.Clone(types)
 	m.mu.Unlock()
 	select {
 	case m.wake <- struct{}{}:
@@ -82,15 +83,13 @@ const (
 func (m *Migration) Run(ctx context.Context) {
 	pause := migrationRetry
 	for ctx.Err() == nil {
-		var again <-chan time.Time
-		stop := func() bool { return true }
+		wait := time.Duration(never)
 		if m.all(ctx) {
 			pause = migrationRetry
 		} else {
-			alarm := m.options.Clock.NewTimer(pause)
-			again, stop = alarm.Chan(), alarm.Stop
-			pause = min(2*pause, migrationRetryMost)
+			wait, pause = pause, min(2*pause, migrationRetryMost)
 		}
+		again, stop := alarm(m.options.Clock, wait)
 		select {
 		case <-ctx.Done():
 		case <-m.wake:
@@ -108,7 +107,7 @@ func (m *Migration) all(ctx context.Context) (complete bool) {
 	complete = true
 	for _, actorType := range types {
 		key := migrated{m.options.State.Store(), actorType}
-		if key.store == "" || m.checked[key] || strings.HasPrefix(actorType, reservedPrefix) {
+		if key.store == "" || m.checked[key] || strings.HasPrefix(actorType, ReservedPrefix) {
 			continue
 		}
 		err := m.Migrate(ctx, actorType)

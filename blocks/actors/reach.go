@@ -7,6 +7,8 @@ import (
 	"runtime"
 	"time"
 
+	"github.com/google/uuid"
+
 	"outrigger.dev/api"
 	"outrigger.dev/mesh/placement"
 )
@@ -20,7 +22,7 @@ const manyRounds = 100
 func (r *Runtime) reach(t *turn, a address, chainID string, waits bool) (owner placement.Owner, err error) {
 	if chainID == "" {
 		if k := r.kind(a.actorType); k != nil && k.Reentrant {
-			chainID = r.options.NewID()
+			chainID = uuid.NewString()
 		}
 	}
 	if done, err := r.enter(t, a, chainID, false); done {
@@ -83,7 +85,8 @@ func (r *Runtime) enter(t *turn, a address, chainID string, create bool) (done b
 			return false, nil
 		}
 		sh.mu.Unlock()
-		return false, r.awaitEnd(t, inst.gone, time.Duration(left))
+		r.awaitEnd(t, inst.gone, time.Duration(left))
+		return false, nil
 	}
 	if !inst.kind.Reentrant {
 		chainID = ""
@@ -97,7 +100,7 @@ func (r *Runtime) enter(t *turn, a address, chainID string, create bool) (done b
 		case !errors.Is(err, errHalting):
 			return true, err
 		case create: // what halts it is no move, for that would be settled
-			return false, r.awaitEnd(t, inst.drained, 0)
+			r.awaitEnd(t, inst.drained, 0)
 		}
 		return false, nil
 	}
@@ -110,7 +113,7 @@ func (r *Runtime) enter(t *turn, a address, chainID string, create bool) (done b
 }
 
 // awaitEnd waits for the end of an instance, or until the limit (0: none) has passed.
-func (r *Runtime) awaitEnd(t *turn, ended <-chan struct{}, limit time.Duration) error {
+func (r *Runtime) awaitEnd(t *turn, ended <-chan struct{}, limit time.Duration) {
 	var timer <-chan time.Time
 	if limit > 0 {
 		tm := r.clock.NewTimer(limit)
@@ -122,7 +125,6 @@ func (r *Runtime) awaitEnd(t *turn, ended <-chan struct{}, limit time.Duration) 
 	case <-timer:
 	case <-t.ctx.Done(): // the caller of enter sees it
 	}
-	return nil
 }
 
 // wait waits until a turn is inside. done is false if it has to look for its actor again.

@@ -31,7 +31,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/google/uuid"
 	"github.com/jonboulle/clockwork"
 
 	"outrigger.dev/api"
@@ -65,8 +64,8 @@ type Peers interface {
 
 // Options make a [Runtime].
 type Options struct {
-	// AppID and Namespace are the sidecar's own.
-	AppID, Namespace string
+	// Namespace is the sidecar's own.
+	Namespace string
 	// PlacementConfigured says that there is a placement service. Without one there are no actors, and Placement and Peers may be nil.
 	PlacementConfigured bool
 	Placement           Placement
@@ -83,8 +82,6 @@ type Options struct {
 	Tracer  *tracing.Tracer
 	// Clock is what timeouts go by; nil is the system's clock.
 	Clock clockwork.Clock
-	// NewID makes reentrancy ids; nil makes random UUIDs.
-	NewID func() string
 	// Log may be nil.
 	Log *slog.Logger
 }
@@ -124,9 +121,6 @@ func New(o Options) *Runtime {
 	}
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
-	}
-	if o.NewID == nil {
-		o.NewID = uuid.NewString
 	}
 	r := &Runtime{options: o, clock: o.Clock, began: o.Clock.Now(), log: o.Log, opened: make(chan struct{})}
 	r.shards.seed = maphash.MakeSeed()

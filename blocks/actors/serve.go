@@ -102,11 +102,7 @@ func (r *Runtime) receivedSpan(ctx context.Context, call *Call) (context.Context
 		span.Set("rpc.service", "ServiceInvocation", "dapr.actor", call.Type+"."+call.ID, "dapr.invoke_method", call.Method)
 	}
 	if span.Valid() {
-		header.Set(tracing.HeaderParent, span.Parent())
-		header.Del(tracing.HeaderState)
-		if state := span.State(); state != "" {
-			header.Add(tracing.HeaderState, state)
-		}
+		putTrace(header, span)
 	}
 	return tracing.NewContext(ctx, span), span
 }

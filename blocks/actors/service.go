@@ -54,18 +54,18 @@ type Service struct {
 // NewService puts the API together.
 func NewService(o ServiceOptions) *Service {
 	s := &Service{options: o}
-	s.says.Add(apiCall, "true")
+	s.says.Add(APICallHeader, "true")
 	s.says.Add(invocation.CallerAppID, o.AppID)
 	s.says.Add(invocation.CallerNamespace, o.Namespace)
 	return s
 }
 
-// reservedPrefix begins the names of the sidecar's own actor types.
-const reservedPrefix = "dapr.internal."
+// ReservedPrefix begins the names of the sidecar's own actor types.
+const ReservedPrefix = "dapr.internal."
 
 // open is the first check of all operations but invocation (Dapr API, actors: validation).
 func open(actorType string) error {
-	if strings.HasPrefix(actorType, reservedPrefix) {
+	if strings.HasPrefix(actorType, ReservedPrefix) {
 		return api.ErrActorTypeReserved(actorType)
 	}
 	return nil

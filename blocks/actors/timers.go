@@ -205,14 +205,8 @@ func (t *Timers) arm(timer *setTimer) {
 // Run fires the timers until the context ends. Then it drops all of them, cancels the callbacks that run, and returns when they have
 // ended. It is called once.
 func (t *Timers) Run(ctx context.Context) {
-	clock := t.options.Clock
 	for ctx.Err() == nil {
-		var rings <-chan time.Time
-		stop := func() bool { return true }
-		if wait, some := t.fire(ctx); some {
-			alarm := clock.NewTimer(wait)
-			rings, stop = alarm.Chan(), alarm.Stop
-		}
+		rings, stop := alarm(t.options.Clock, t.fire(ctx))
 		select {
 		case <-ctx.Done():
 		case <-t.wake:
@@ -233,15 +227,16 @@ func (t *Timers) Run(ctx context.Context) {
 	t.tasks.Wait()
 }
 
-// fire hands the timers that are due to the tasks of their actors. It returns how long it is until the next one, if there is some.
-func (t *Timers) fire(ctx context.Context) (wait time.Duration, some bool) {
+// fire hands the timers that are due to the tasks of their actors. It returns how long it is until the next one, which is [never]
+// if there is none.
+func (t *Timers) fire(ctx context.Context) time.Duration {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	now := t.options.Clock.Now()
 	for len(t.armed) > 0 {
 		first := t.armed[0]
 		if first.due.After(now) {
-			return first.due.Sub(now), true
+			return first.due.Sub(now)
 		}
 		heap.Pop(&t.armed)
 		key := first.key().actor()
@@ -252,7 +247,7 @@ func (t *Timers) fire(ctx context.Context) (wait time.Duration, some bool) {
 			t.tasks.Go(func() { t.work(ctx, key, actor) })
 		}
 	}
-	return 0, false
+	return never
 }
 
 // queue puts a timer among those that are due.

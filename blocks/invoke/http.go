@@ -76,7 +76,7 @@ func requestHeader(call *api.Call, req *invocation.Request, byHeader bool) {
 			continue
 		case byHeader && invocation.Is(name, invocation.AppID):
 			continue
-		case len(connection) > 0 && named(connection, name):
+		case invocation.NamedBy(connection, name):
 			continue
 		}
 		if invocation.Is(name, "accept") && acceptsEvents(value) {
@@ -105,16 +105,6 @@ func connectionOptions(call *api.Call) []byte {
 		}
 	}
 	return options
-}
-
-// named reports whether a Connection header names another one, which is then not passed on either.
-func named(connection, name []byte) bool {
-	for token := range bytes.SplitSeq(connection, []byte(",")) {
-		if bytes.EqualFold(bytes.TrimSpace(token), name) {
-			return true
-		}
-	}
-	return false
 }
 
 // reply passes an app's answer on to the HTTP client.

@@ -33,7 +33,7 @@ type Scheduler interface {
 
 var _ Scheduler = (*scheduler.Client)(nil)
 
-// DefaultTimeout bounds a call of the scheduler when the options do not say (Dapr API, jobs: scheduler call).
+// DefaultTimeout bounds a call of the scheduler (Dapr API, jobs: scheduler call).
 const DefaultTimeout = 30 * time.Second
 
 // Options are what the block needs to know of its sidecar.
@@ -41,8 +41,6 @@ type Options struct {
 	// AppID and Namespace own the jobs. Neither is empty.
 	AppID, Namespace string
 	Scheduler        Scheduler
-	// Timeout bounds a call of the scheduler; 0 means [DefaultTimeout].
-	Timeout time.Duration
 	// App is the channel to the app as it is at the time; nil, or one that returns nil, means that there is no app.
 	App func() app.Channel
 	// Tracer makes the spans of deliveries; nil is off.
@@ -63,9 +61,6 @@ type Jobs struct {
 
 // New makes the block.
 func New(o Options) *Jobs {
-	if o.Timeout <= 0 {
-		o.Timeout = DefaultTimeout
-	}
 	if o.Clock == nil {
 		o.Clock = clockwork.NewRealClock()
 	}
@@ -93,7 +88,7 @@ func (j *Jobs) Schedule(ctx context.Context, job *runtimev1.Job, overwrite bool)
 	case job.Schedule == nil && job.DueTime == nil:
 		return api.ErrJobScheduleEmpty(j.owner)
 	}
-	ctx, cancel := context.WithTimeout(ctx, j.options.Timeout)
+	ctx, cancel := context.WithTimeout(ctx, DefaultTimeout)
 	defer cancel()
 	_, err := j.options.Scheduler.Schedule(ctx, &schedulerv1.ScheduleJobRequest{
 		Name: job.GetName(), Metadata: j.metadata(), Overwrite: overwrite,
@@ -112,7 +107,7 @@ func (j *Jobs) Get(ctx context.Context, name string) (*runtimev1.Job, error) {
 	if name == "" {
 		return nil, api.ErrJobNameEmpty(j.owner)
 	}
-	ctx, cancel := context.WithTimeout(ctx, j.options.Timeout)
+	ctx, cancel := context.WithTimeout(ctx, DefaultTimeout)
 	defer cancel()
 	out, err := j.options.Scheduler.Get(ctx, &schedulerv1.GetJobRequest{Name: name, Metadata: j.metadata()})
 	if err != nil {
@@ -136,7 +131,7 @@ func (j *Jobs) Delete(ctx context.Context, name string) error {
 	if name == "" {
 		return api.ErrJobNameEmpty(j.owner)
 	}
-	ctx, cancel := context.WithTimeout(ctx, j.options.Timeout)
+	ctx, cancel := context.WithTimeout(ctx, DefaultTimeout)
 	defer cancel()
 	if _, err := j.options.Scheduler.Delete(ctx, &schedulerv1.DeleteJobRequest{Name: name, Metadata: j.metadata()}); err != nil {
 		return api.ErrDeleteJob(j.owner, err)
@@ -146,7 +141,7 @@ func (j *Jobs) Delete(ctx context.Context, name string) error {
 
 // DeleteByPrefix deletes the jobs whose names begin with a prefix; the empty one deletes all. The errors are [*api.Error].
 func (j *Jobs) DeleteByPrefix(ctx context.Context, prefix string) error {
-	ctx, cancel := context.WithTimeout(ctx, j.options.Timeout)
+	ctx, cancel := context.WithTimeout(ctx, DefaultTimeout)
 	defer cancel()
 	if _, err := j.options.Scheduler.DeleteByNamePrefix(ctx, &schedulerv1.DeleteByNamePrefixRequest{NamePrefix: prefix, Metadata: j.metadata()}); err != nil {
 		return api.ErrDeleteJob(j.owner, err)
@@ -156,7 +151,7 @@ func (j *Jobs) DeleteByPrefix(ctx context.Context, prefix string) error {
 
 // List lists the jobs, sorted by name. The errors are [*api.Error].
 func (j *Jobs) List(ctx context.Context) ([]*runtimev1.Job, error) {
-	ctx, cancel := context.WithTimeout(ctx, j.options.Timeout)
+	ctx, cancel := context.WithTimeout(ctx, DefaultTimeout)
 	defer cancel()
 	list, err := j.options.Scheduler.List(ctx, &schedulerv1.ListJobsRequest{Metadata: j.metadata()})
 	if err != nil {

@@ -156,9 +156,14 @@ func (f *factory) gauge(name, help string, labels []string, constants ...constan
 	return v
 }
 
+// with resolves the gauge of these label values. It is slow: callers keep the result.
+func (v *gaugeVec) with(values ...string) prometheus.Gauge {
+	return v.vec.WithLabelValues(v.f.exposed(v.name, v.labels, values)...)
+}
+
 // later is the gauge of these label values, which is exposed from its first use on.
 func (v *gaugeVec) later(values ...string) func() prometheus.Gauge {
-	return sync.OnceValue(func() prometheus.Gauge { return v.vec.WithLabelValues(v.f.exposed(v.name, v.labels, values)...) })
+	return sync.OnceValue(func() prometheus.Gauge { return v.with(values...) })
 }
 
 func (f *factory) exposed(metric string, labels, values []string) []string {

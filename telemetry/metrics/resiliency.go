@@ -59,12 +59,7 @@ func newResiliency(f *factory) *Resiliency {
 	loaded := f.counter("resiliency_loaded", "Resiliency resources loaded.", labels[:2])
 	count := f.counter("resiliency_count", "Calls made under a policy.", labels)
 	activations := f.counter("resiliency_activations_total", "Calls that were retried or timed out, and changes of circuit breakers.", labels)
-	states := prometheus.NewGaugeVec(prometheus.GaugeOpts{
-		Name:        prefix + "resiliency_cb_state",
-		Help:        "1 for the state of a circuit breaker at its last call, 0 for the other states.",
-		ConstLabels: f.constants("resiliency_cb_state", nil),
-	}, labels)
-	f.registry.MustRegister(states)
+	states := f.gauge("resiliency_cb_state", "1 for the state of a circuit breaker at its last call, 0 for the other states.", labels)
 	counter := func(v *counterVec) func(policyKey) prometheus.Counter {
 		return func(k policyKey) prometheus.Counter {
 			return v.with(k.Resource, k.Namespace, k.policy, k.Direction, k.Target, k.status)
@@ -76,8 +71,7 @@ func newResiliency(f *factory) *Resiliency {
 		activations: newFamily(f.limit, counter(activations)),
 		states: newFamily(f.limit, func(k policyKey) (gauges [4]prometheus.Gauge) {
 			for i, state := range breakerStates() {
-				values := []string{k.Resource, k.Namespace, k.policy, k.Direction, k.Target, state}
-				gauges[i] = states.WithLabelValues(f.exposed("resiliency_cb_state", labels, values)...)
+				gauges[i] = states.with(k.Resource, k.Namespace, k.policy, k.Direction, k.Target, state)
 			}
 			return gauges
 		}),

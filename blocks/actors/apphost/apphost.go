@@ -15,7 +15,7 @@ import (
 
 // Headers and their values that the sidecar adds to callbacks.
 var (
-	nameAPICall         = []byte("Dapr-API-Call")
+	nameAPICall         = []byte(actors.APICallHeader)
 	nameRemote          = []byte(actors.RemoteHeader)
 	nameReentrancy      = []byte(actors.ReentrancyHeader)
 	nameCallerAppID     = []byte(invocation.CallerAppID)

@@ -150,7 +150,7 @@ func (d *document) hosting(o ConfigOptions) (actors.Hosting, error) {
 		switch {
 		case actorType == "":
 			o.Log.Warn("the app hosts an actor type without a name, which is ignored: remove it from entities")
-		case strings.HasPrefix(actorType, reservedTypes):
+		case strings.HasPrefix(actorType, actors.ReservedPrefix):
 			o.Log.Warn("the app hosts an actor type that is reserved for workflows, which is ignored: give it another name", "type", actorType)
 		default:
 			h.Types[actorType] = global
@@ -161,9 +161,6 @@ func (d *document) hosting(o ConfigOptions) (actors.Hosting, error) {
 	}
 	return h, nil
 }
-
-// reservedTypes begins the names of the sidecar's own actor types.
-const reservedTypes = "dapr.internal."
 
 // override replaces the settings of the types that an entry of entitiesConfig names. What the entry leaves out has the default, not what
 // holds for all types, but for the time to drain.

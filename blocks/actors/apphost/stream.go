@@ -398,9 +398,6 @@ func singleLine(value string) string {
 
 // validText is text as messages must have it.
 func validText(text string) string {
-	if utf8.ValidString(text) {
-		return text
-	}
 	return strings.ToValidUTF8(text, "\uFFFD")
 }
 
