@@ -110,24 +110,7 @@ func benchmarkInvoke(b *testing.B, clientSecurity, serverSecurity Security) {
 						b.Errorf("%d bytes, %v", len(resp.Body), err)
 					}
 				}
-				call()
-				b.ReportAllocs()
-				before := cpu(b)
-				b.ResetTimer()
-				if parallel {
-					b.SetParallelism(16)
-					b.RunParallel(func(pb *testing.PB) {
-						for pb.Next() {
-							call()
-						}
-					})
-				} else {
-					for range b.N {
-						call()
-					}
-				}
-				b.StopTimer()
-				b.ReportMetric(float64((cpu(b)-before).Microseconds())/float64(b.N), "cpu-us/op")
+				measure(b, parallel, call)
 			})
 		}
 	}
@@ -162,24 +145,7 @@ func BenchmarkCallActor(b *testing.B) {
 						b.Errorf("%v, %v", resp, err)
 					}
 				}
-				call()
-				b.ReportAllocs()
-				before := cpu(b)
-				b.ResetTimer()
-				if parallel {
-					b.SetParallelism(16)
-					b.RunParallel(func(pb *testing.PB) {
-						for pb.Next() {
-							call()
-						}
-					})
-				} else {
-					for range b.N {
-						call()
-					}
-				}
-				b.StopTimer()
-				b.ReportMetric(float64((cpu(b)-before).Microseconds())/float64(b.N), "cpu-us/op")
+				measure(b, parallel, call)
 			})
 		}
 	}
@@ -191,4 +157,26 @@ func cpu(b *testing.B) time.Duration {
 		b.Fatal(err)
 	}
 	return time.Duration(usage.Utime.Nano() + usage.Stime.Nano())
+}
+
+// measure makes calls, the first of which does not count, and reports the CPU time of each.
+func measure(b *testing.B, parallel bool, call func()) {
+	call()
+	b.ReportAllocs()
+	before := cpu(b)
+	b.ResetTimer()
+	if parallel {
+		b.SetParallelism(16)
+		b.RunParallel(func(pb *testing.PB) {
+			for pb.Next() {
+				call()
+			}
+		})
+	} else {
+		for range b.N {
+			call()
+		}
+	}
+	b.StopTimer()
+	b.ReportMetric(float64((cpu(b)-before).Microseconds())/float64(b.N), "cpu-us/op")
 }

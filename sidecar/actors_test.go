@@ -50,7 +50,7 @@ func startPlacement(t *testing.T) (address string) {
 	started, done := make(chan placement.Addresses, 1), make(chan error, 1)
 	ctx, cancel := context.WithCancel(context.Background())
 	go func() {
-		done <- placement.Run(ctx, placement.Options{Listen: local, Observed: placement.Observed{Healthz: local}, Started: func(a placement.Addresses) { started <- a }})
+		done <- placement.Run(ctx, placement.Options{Listen: local, RejoinWindow: -1, Observed: placement.Observed{Healthz: local}, Started: func(a placement.Addresses) { started <- a }})
 	}()
 	t.Cleanup(func() {
 		cancel()

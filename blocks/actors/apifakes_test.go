@@ -6,7 +6,6 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"time"
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
@@ -204,16 +203,6 @@ func (s *schedulerFake) job(t *testing.T, name string) *schedulerv1.Job {
 		t.Fatalf("there is no job %s, but %q", name, s.names())
 	}
 	return job.GetJob()
-}
-
-// holds waits until a condition holds.
-func holds(t *testing.T, what string, condition func() bool) {
-	t.Helper()
-	for deadline := time.Now().Add(10 * time.Second); !condition(); time.Sleep(time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatal("not in time: " + what)
-		}
-	}
 }
 
 // same compares messages.

@@ -16,7 +16,6 @@ import (
 	"outrigger.dev/mesh"
 	"outrigger.dev/mesh/placement"
 	"outrigger.dev/telemetry/logging/logtest"
-	"outrigger.dev/telemetry/metrics"
 	"outrigger.dev/telemetry/metrics/metricstest"
 )
 
@@ -191,7 +190,7 @@ func TestDrainTimeout(t *testing.T) {
 			if !cancel {
 				want = "the actor was halted on this sidecar, and its turn did not end within 7s"
 				eventually(t, "it drains", func() bool { p, _ := b.phaseOf("T", "1"); return p == draining })
-				if took := b.pass(500*time.Millisecond, "the end of Halt", closed(halted)); took < 7*time.Second || took > 9*time.Second {
+				if took := b.pass(500*time.Millisecond, "the end of Halt", got(halted, new(struct{}))); took < 7*time.Second || took > 9*time.Second {
 					t.Errorf("Halt took %v", took)
 				}
 			}
@@ -210,17 +209,6 @@ func TestDrainTimeout(t *testing.T) {
 				t.Error("not deactivated")
 			}
 		})
-	}
-}
-
-func closed(c <-chan struct{}) func() bool {
-	return func() bool {
-		select {
-		case <-c:
-			return true
-		default:
-			return false
-		}
 	}
 }
 
@@ -263,7 +251,7 @@ func TestTurnThatDoesNotHeedItsContext(t *testing.T) {
 	stubborn := b.start(context.Background(), "T", "1", "stubborn")
 	receive(t, "the turn", begun)
 	halted := b.halting(nil)
-	if took := b.pass(100*time.Millisecond, "the end of Halt", closed(halted)); took < 3*time.Second || took > 5*time.Second {
+	if took := b.pass(100*time.Millisecond, "the end of Halt", got(halted, new(struct{}))); took < 3*time.Second || took > 5*time.Second {
 		t.Errorf("Halt took %v", took)
 	}
 	if b.host.has("gone:T/1") {
@@ -337,7 +325,7 @@ func TestSlowDeactivation(t *testing.T) {
 	b.mustCall("R", "1", "m")
 	halted := b.halting(nil)
 	receive(t, "the deactivation", asked)
-	if took := b.pass(100*time.Millisecond, "the end of Halt", closed(halted)); took < 2*time.Second || took > 3*time.Second {
+	if took := b.pass(100*time.Millisecond, "the end of Halt", got(halted, new(struct{}))); took < 2*time.Second || took > 3*time.Second {
 		t.Errorf("Halt took %v", took)
 	}
 	// Only the actor itself is held up: not its type, nor others.
@@ -430,23 +418,6 @@ func TestManyDeactivations(t *testing.T) {
 	}
 }
 
-// gauge is the value of a metric without regard to its labels.
-func gauge(t *testing.T, m *metrics.Metrics, name string) (sum float64) {
-	t.Helper()
-	families, err := m.Gatherer().Gather()
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, f := range families {
-		if f.GetName() == name {
-			for _, s := range f.GetMetric() {
-				sum += s.GetGauge().GetValue()
-			}
-		}
-	}
-	return sum
-}
-
 func TestMetrics(t *testing.T) {
 	m := metricstest.New(t, "self")
 	b := newBench(t, func(o *Options) { o.Metrics = m.Actors() })
@@ -468,11 +439,11 @@ func TestMetrics(t *testing.T) {
 	receive(t, "the turn", block.began)
 	waits := b.start(context.Background(), "R", "1", "m")
 	const pending = "dapr_runtime_actor_pending_actor_calls"
-	eventually(t, "a call is pending", func() bool { return gauge(t, m, pending) == 1 })
+	eventually(t, "a call is pending", func() bool { return metricstest.Counted(t, m, pending)[""] == 1 })
 	close(block.let)
 	receive(t, "the result", running)
 	receive(t, "the result", waits)
-	if n := gauge(t, m, pending); n != 0 {
+	if n := metricstest.Counted(t, m, pending)[""]; n != 0 {
 		t.Errorf("%v calls pending", n)
 	}
 	b.Halt(context.Background(), nil)

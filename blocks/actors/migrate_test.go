@@ -1,12 +1,10 @@
 package actors
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
 	"hash/fnv"
-	"log/slog"
 	"slices"
 	"strings"
 	"sync"
@@ -20,6 +18,7 @@ import (
 	schedulerv1 "outrigger.dev/api/gen/scheduler/v1"
 	stores "outrigger.dev/components/state"
 	"outrigger.dev/components/state/inmemory"
+	"outrigger.dev/telemetry/logging/logtest"
 )
 
 // migrationWorld has rows of a former version in a store.
@@ -28,33 +27,16 @@ type migrationWorld struct {
 	s     *schedulerFake
 	clock *clockwork.FakeClock
 	*Migration
-	logs *lockedBuffer
-}
-
-type lockedBuffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (l *lockedBuffer) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.Write(p)
-}
-
-func (l *lockedBuffer) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.String()
+	logs *logtest.Log
 }
 
 func newMigrationWorld(t *testing.T, store stores.Store) *migrationWorld {
 	t.Helper()
-	w := &migrationWorld{store: store, s: newScheduler(), clock: clockwork.NewFakeClockAt(timersBegin), logs: new(lockedBuffer)}
+	w := &migrationWorld{store: store, s: newScheduler(), clock: clockwork.NewFakeClockAt(timersBegin), logs: new(logtest.Log)}
 	core := newCore()
 	w.Migration = NewMigration(MigrationOptions{
 		State: newState(t, StateOptions{Core: core}, store), Reminders: newReminders(core, w.s), Clock: w.clock,
-		Log: slog.New(slog.NewTextHandler(w.logs, nil)),
+		Log: w.logs.Logger(),
 	})
 	return w
 }
@@ -244,7 +226,7 @@ func TestMigrationTriesAgain(t *testing.T) {
 		w.Run(ctx)
 	}()
 	w.Settled([]string{"cart", "dapr.internal.ns.shop.workflow"})
-	holds(t, "it is told about", func() bool { return strings.Contains(w.logs.String(), "no scheduler") })
+	eventually(t, "it is told about", func() bool { return strings.Contains(w.logs.String(), "no scheduler") })
 	if w.keys(t) != before {
 		t.Error("rows were removed")
 	}
@@ -261,7 +243,7 @@ func TestMigrationTriesAgain(t *testing.T) {
 	w.put(t, "actors||cart", []any{row("1", "late")})
 	w.put(t, "actors||box", []any{row("1", "r")})
 	w.Settled([]string{"cart", "box"})
-	holds(t, "a new type is looked at", func() bool { return w.keys(t) == "actors||cart" })
+	eventually(t, "a new type is looked at", func() bool { return w.keys(t) == "actors||cart" })
 	cancel()
 	<-ended
 	if got := strings.Join(w.s.all(), " "); got != "actorreminder||ns||box||1||r actorreminder||ns||cart||1||r" {

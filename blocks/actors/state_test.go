@@ -334,7 +334,7 @@ func TestActorStateHeldBeyondTimeout(t *testing.T) {
 		t.Error("the store may be closed while it is written to")
 	}
 	close(leave)
-	holds(t, "the actor is let go", func() bool { return core.held() == 0 })
+	eventually(t, "the actor is let go", func() bool { return core.held() == 0 })
 }
 
 // TestStateWaitsForItsStore replaces the store by a later version of itself: calls in between wait for that, and fail if it does not come.

@@ -60,7 +60,7 @@ func (w *timersWorld) log() string {
 // expect waits until what has fired is as given, and nothing is under way.
 func (w *timersWorld) expect(t *testing.T, want string) {
 	t.Helper()
-	holds(t, fmt.Sprintf("fired %q", want), func() bool { return w.log() == want && w.quiet() })
+	eventually(t, fmt.Sprintf("fired %q", want), func() bool { return w.log() == want && w.quiet() })
 }
 
 // quiet reports whether no task works, and the owner waits for the time that is the next one.
@@ -134,7 +134,7 @@ func TestTimerSchedules(t *testing.T) {
 			}
 			w.expect(t, tc.want)
 			if tc.period != "1s" || tc.ttl != "" {
-				holds(t, "the timer is gone", w.empty)
+				eventually(t, "the timer is gone", w.empty)
 			}
 		})
 	}
@@ -176,11 +176,11 @@ func TestTimerReplacedDeletedEnded(t *testing.T) {
 	w.Ended("cart", "2")
 	w.Ended("cart", "unknown")
 	w.step(t, 2*time.Second)
-	holds(t, "the others fire", func() bool {
+	eventually(t, "the others fire", func() bool {
 		got := w.log()
 		return got == "1/t@2s 3/c@2s" || got == "3/c@2s 1/t@2s"
 	})
-	holds(t, "no timer is left", w.empty)
+	eventually(t, "no timer is left", w.empty)
 }
 
 func TestTimersOfOneActor(t *testing.T) {
@@ -207,13 +207,13 @@ func TestTimersOfOneActor(t *testing.T) {
 	w.set(t, "1", "replaced", "2s", "", "")
 	w.set(t, "2", "z", "3s", "", "")
 	w.step(t, 3*time.Second)
-	holds(t, "another actor does not wait", func() bool {
+	eventually(t, "another actor does not wait", func() bool {
 		got := w.log()
 		return strings.Contains(got, "2/z@3s") && strings.Contains(got, "1/a@3s")
 	})
 	w.set(t, "1", "replaced", "1h", "", "") // its first firing waits already
 	close(leave)
-	holds(t, "all fire in order", func() bool {
+	eventually(t, "all fire in order", func() bool {
 		got := strings.Replace(w.log(), "2/z@3s", "", 1)
 		return strings.Join(strings.Fields(got), " ") == "1/a@3s 1/b@3s 1/c@3s" && w.quiet()
 	})
@@ -237,7 +237,7 @@ func TestTimerAnswers(t *testing.T) {
 			w.set(t, "1", "t", "", "1s", "")
 			w.expect(t, "1/t@0s")
 			if tc.ends {
-				holds(t, "the timer is gone", w.empty)
+				eventually(t, "the timer is gone", w.empty)
 				return
 			}
 			w.step(t, time.Second)
@@ -251,7 +251,7 @@ func TestTimerEndsWithItsType(t *testing.T) {
 	w.set(t, "1", "t", "1s", "1s", "")
 	w.core.host("cart", false)
 	w.step(t, time.Second)
-	holds(t, "the timer is gone", w.empty)
+	eventually(t, "the timer is gone", w.empty)
 	if got := w.log(); got != "" {
 		t.Errorf("fired %q", got)
 	}
@@ -275,10 +275,10 @@ func TestTimerChangedByItself(t *testing.T) {
 	w.set(t, "2", "ends", "1s", "1s", "")
 	w.set(t, "3", "resets", "1s", "1s", "")
 	w.step(t, time.Second)
-	holds(t, "all fire once", func() bool { return len(strings.Fields(w.log())) == 3 && w.quiet() })
+	eventually(t, "all fire once", func() bool { return len(strings.Fields(w.log())) == 3 && w.quiet() })
 	w.step(t, time.Minute)
 	w.step(t, time.Hour)
-	holds(t, "the last fires again", func() bool { return len(strings.Fields(w.log())) == 4 })
+	eventually(t, "the last fires again", func() bool { return len(strings.Fields(w.log())) == 4 })
 }
 
 func TestTimerCarriesWhatWasSet(t *testing.T) {

@@ -12,6 +12,8 @@ import (
 	"github.com/jonboulle/clockwork"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+
+	"outrigger.dev/app/apptest"
 )
 
 func TestLeaderIsFound(t *testing.T) {
@@ -34,7 +36,7 @@ func TestLeaderIsFound(t *testing.T) {
 	all[0].refuse.Store(nil)
 	in.end <- status.Error(codes.FailedPrecondition, "node id=x is not a leader. Only the leader can serve requests")
 	all[0].accept(t)
-	eventually(t, "the old connections are closed", func() bool { return d.open.Load() == 1 })
+	apptest.Until(t, "the old connections are closed", func() bool { return d.open.Load() == 1 })
 }
 
 // TestNoLeader: a cluster without a leader is not asked without end.
@@ -56,7 +58,7 @@ func TestNoLeader(t *testing.T) {
 		return n
 	}
 	for round, wait := range []time.Duration{pause, 2 * pause, maxPause, maxPause} {
-		eventually(t, "a whole round", func() bool { return asked() == 3*int64(round+1) && d.open.Load() == 0 })
+		apptest.Until(t, "a whole round", func() bool { return asked() == 3*int64(round+1) && d.open.Load() == 0 })
 		if err := clock.BlockUntilContext(t.Context(), 1); err != nil { // the pause
 			t.Fatal(err)
 		}
@@ -66,7 +68,7 @@ func TestNoLeader(t *testing.T) {
 		}
 		clock.Advance(1)
 	}
-	eventually(t, "the last round", func() bool { return asked() == 15 })
+	apptest.Until(t, "the last round", func() bool { return asked() == 15 })
 	stop()
 	if d.open.Load() != 0 {
 		t.Errorf("%d connections are open", d.open.Load())
@@ -144,7 +146,7 @@ func TestKubernetesResolvesEveryTime(t *testing.T) {
 		{[]string{"10.0.0.2", "10.0.0.1"}, "10.0.0.1"}, {[]string{"10.0.0.1", "10.0.0.2"}, "10.0.0.2"}, {nil, ""}, {[]string{}, ""}, {[]string{"fe80::1"}, "[fe80::1]"},
 	} {
 		asked := false
-		eventually(t, "the name is resolved before an attempt", func() bool {
+		apptest.Until(t, "the name is resolved before an attempt", func() bool {
 			select {
 			case answers <- c.found:
 				asked = true
@@ -154,7 +156,7 @@ func TestKubernetesResolvesEveryTime(t *testing.T) {
 			return asked
 		})
 		if c.want != "" {
-			if got := get(t, "a dial", dials); got != c.want+":"+port {
+			if got := apptest.Receive(t, "a dial", dials); got != c.want+":"+port {
 				t.Errorf("attempt %d goes to %s, want %s", i, got, c.want)
 			}
 		}
@@ -169,7 +171,7 @@ func TestShutdownWhileConnecting(t *testing.T) {
 		<-ctx.Done()
 		return nil, ctx.Err()
 	}})
-	get(t, "a dial", dialling)
+	apptest.Receive(t, "a dial", dialling)
 	stop()
 }
 
@@ -181,7 +183,7 @@ func TestNobodyAnswers(t *testing.T) {
 		<-ctx.Done()
 		return nil, ctx.Err()
 	}})
-	get(t, "a dial", dialling)
+	apptest.Receive(t, "a dial", dialling)
 	if err := clock.BlockUntilContext(t.Context(), 1); err != nil {
 		t.Fatal(err)
 	}

@@ -13,6 +13,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	placementv1 "outrigger.dev/api/gen/placement/v1"
+	"outrigger.dev/app/apptest"
 )
 
 // service is an instance of the placement service that does what a test says.
@@ -75,31 +76,11 @@ func startService(t testing.TB) *service {
 	return s
 }
 
-func get[T any](t testing.TB, what string, ch <-chan T) T {
-	t.Helper()
-	select {
-	case v := <-ch:
-		return v
-	case <-time.After(10 * time.Second):
-		t.Fatalf("not in time: %s", what)
-		panic("unreachable")
-	}
-}
-
-func eventually(t testing.TB, what string, f func() bool) {
-	t.Helper()
-	for deadline := time.Now().Add(10 * time.Second); !f(); time.Sleep(time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatalf("not in time: %s", what)
-		}
-	}
-}
-
 // accept is the next stream, after its report.
 func (s *service) accept(t testing.TB) (*served, *placementv1.Host) {
 	t.Helper()
-	in := get(t, "a stream", s.streams)
-	return in, get(t, "a report", in.hosts)
+	in := apptest.Receive(t, "a stream", s.streams)
+	return in, apptest.Receive(t, "a report", in.hosts)
 }
 
 func (in *served) order(t testing.TB, o *placementv1.PlacementOrder) {
@@ -113,7 +94,7 @@ func (in *served) order(t testing.TB, o *placementv1.PlacementOrder) {
 func (in *served) acked(t testing.TB, kind placementv1.HostOperation, version uint64) {
 	t.Helper()
 	want := &placementv1.Host{Id: "app", Namespace: "ns", Operation: kind, Version: &version}
-	if got := get(t, "an acknowledgement of "+kind.String(), in.hosts); !proto.Equal(got, want) {
+	if got := apptest.Receive(t, "an acknowledgement of "+kind.String(), in.hosts); !proto.Equal(got, want) {
 		t.Fatalf("got %v, want %v", got, want)
 	}
 }
@@ -132,7 +113,7 @@ func (in *served) round(t testing.TB, version uint64, in2 *placementv1.Placement
 // ended waits for the client's end of the stream.
 func (in *served) ended(t testing.TB) {
 	t.Helper()
-	get(t, "the end of the stream", in.stream.Context().Done())
+	apptest.Receive(t, "the end of the stream", in.stream.Context().Done())
 }
 
 // runtime are hooks that a test looks into.
@@ -160,7 +141,7 @@ func (r *runtime) Settled(types []string) { r.settled <- types }
 // finish waits for a Halt and ends it.
 func (r *runtime) finish(t testing.TB, what string) *halt {
 	t.Helper()
-	h := get(t, "a Halt for "+what, r.halts)
+	h := apptest.Receive(t, "a Halt for "+what, r.halts)
 	close(h.done)
 	return h
 }

@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"outrigger.dev/app/apptest"
 	service "outrigger.dev/controlplane/placement"
 	"outrigger.dev/mesh/placement"
 )
@@ -20,7 +21,7 @@ func startService(t *testing.T) string {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	started, done := make(chan service.Addresses, 1), make(chan error, 1)
-	o := service.Options{Listen: service.Address{Host: "127.0.0.1"}, Started: func(a service.Addresses) { started <- a }}
+	o := service.Options{Listen: service.Address{Host: "127.0.0.1"}, RejoinWindow: -1, Started: func(a service.Addresses) { started <- a }}
 	o.Observed.Healthz = service.Address{Host: "127.0.0.1"}
 	go func() { done <- service.Run(ctx, o) }()
 	t.Cleanup(func() {
@@ -290,11 +291,7 @@ func TestServiceIsLost(t *testing.T) {
 		_ = c.Close()
 	}
 	mu.Unlock()
-	for deadline := time.Now().Add(20 * time.Second); s.client.Connected(); time.Sleep(time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatal("the loss is not noticed")
-		}
-	}
+	apptest.Until(t, "the loss is noticed", func() bool { return !s.client.Connected() })
 	if s.client.IsLocal("T", "1") {
 		t.Error("an actor is local without a stream")
 	}

@@ -15,6 +15,7 @@ import (
 
 	"outrigger.dev/api"
 	placementv1 "outrigger.dev/api/gen/placement/v1"
+	"outrigger.dev/app/apptest"
 )
 
 func TestReports(t *testing.T) {
@@ -33,12 +34,12 @@ func TestReports(t *testing.T) {
 			continue // the next report tells whether there was one
 		}
 		want.Entities = step.reported
-		if got := get(t, "a report", in.hosts); !proto.Equal(got, want) {
+		if got := apptest.Receive(t, "a report", in.hosts); !proto.Equal(got, want) {
 			t.Errorf("after advertising %v: %v", step.advertised, got)
 		}
 	}
 	c.Advertise([]string{"D"})
-	get(t, "a report", in.hosts)
+	apptest.Receive(t, "a report", in.hosts)
 	in.end <- nil
 	_, again := s.accept(t)
 	if want.Entities = []string{"D"}; !proto.Equal(again, want) {
@@ -68,19 +69,19 @@ func TestRound(t *testing.T) {
 	in.order(t, order("lock", 1, nil))
 	in.acked(t, lock, 1)
 	in.order(t, order("update", 1, tables("T=a:1", "Empty=")))
-	h := get(t, "a Halt", r.halts)
+	h := apptest.Receive(t, "a Halt", r.halts)
 	if h.stays("T", "1") || c.IsLocal("T", "1") || c.Connected() {
 		t.Error("something is local before the first UNLOCK")
 	}
 	// Nothing is acknowledged while turns are drained. A further report shows that the stream is alive meanwhile.
 	c.Advertise([]string{"T"})
-	if got := get(t, "a report", in.hosts); got.GetOperation() != placementv1.HostOperation_REPORT {
+	if got := apptest.Receive(t, "a report", in.hosts); got.GetOperation() != placementv1.HostOperation_REPORT {
 		t.Fatalf("%v was sent while instances are halted", got)
 	}
 	close(h.done)
 	in.acked(t, update, 1)
 	var none *api.Error
-	if got := get(t, "no address", unknown); !errors.Is(got.err, ErrNoAddress) || !errors.As(got.err, &none) || none.Message != "did not find address for actor 'None/1'" ||
+	if got := apptest.Receive(t, "no address", unknown); !errors.Is(got.err, ErrNoAddress) || !errors.As(got.err, &none) || none.Message != "did not find address for actor 'None/1'" ||
 		got.err.Error() != "api error: code = FailedPrecondition desc = did not find address for actor 'None/1'" {
 		t.Errorf("a type without hosts: %v", got.err)
 	}
@@ -96,11 +97,11 @@ func TestRound(t *testing.T) {
 		}
 	}
 	in.acked(t, unlock, 1)
-	get(t, "readiness", c.Ready())
-	if got := get(t, "a look-up", waiting); got.err != nil || got.owner != (Owner{Address: "a:1", AppID: "app-a:1", Local: true}) {
+	apptest.Receive(t, "readiness", c.Ready())
+	if got := apptest.Receive(t, "a look-up", waiting); got.err != nil || got.owner != (Owner{Address: "a:1", AppID: "app-a:1", Local: true}) {
 		t.Errorf("got %v", got)
 	}
-	if got := get(t, "no hosts", empty); !errors.Is(got.err, ErrNoHosts) || got.err.Error() != "no hosts added" {
+	if got := apptest.Receive(t, "no hosts", empty); !errors.Is(got.err, ErrNoHosts) || got.err.Error() != "no hosts added" {
 		t.Errorf("an empty ring: %v", got.err)
 	}
 	if !c.IsLocal("T", "1") || !c.Connected() {
@@ -116,16 +117,16 @@ func TestRound(t *testing.T) {
 	given := make(chan error, 1)
 	go func() { _, err := c.Lookup(ctx, "T", "1"); given <- err }()
 	cancel()
-	if err := get(t, "the end of the look-up", given); !errors.Is(err, context.Canceled) {
+	if err := apptest.Receive(t, "the end of the look-up", given); !errors.Is(err, context.Canceled) {
 		t.Errorf("got %v", err)
 	}
 	moving := lookup("T", "1")
 	in.order(t, order("unlock", 2, nil))
-	if types := get(t, "Settled", r.settled); len(types) != 0 {
+	if types := apptest.Receive(t, "Settled", r.settled); len(types) != 0 {
 		t.Errorf("settled are %v", types)
 	}
 	in.acked(t, unlock, 2)
-	if got := get(t, "the moved actor", moving); got.err != nil || got.owner != (Owner{Address: "b:1", AppID: "app-b:1"}) {
+	if got := apptest.Receive(t, "the moved actor", moving); got.err != nil || got.owner != (Owner{Address: "b:1", AppID: "app-b:1"}) {
 		t.Errorf("got %v", got)
 	}
 	in.end <- nil
@@ -168,7 +169,7 @@ func TestTooManyOrdersDuringHalt(t *testing.T) {
 	start(t, Options{Addresses: []string{s.address}, Hooks: r})
 	in, _ := s.accept(t)
 	in.order(t, order("update", 0, nil))
-	h := get(t, "a Halt", r.halts)
+	h := apptest.Receive(t, "a Halt", r.halts)
 	for range maxBacklog + 1 {
 		if in.stream.Send(order("lock", 1, nil)) != nil {
 			break
@@ -190,12 +191,12 @@ func TestStreamLostDuringHalt(t *testing.T) {
 	in.acked(t, update, 0)
 	in.acked(t, unlock, 0)
 	in.order(t, order("update", 0, tables("T=a:1", "U=b:1")))
-	slow := get(t, "a Halt", r.halts)
+	slow := apptest.Receive(t, "a Halt", r.halts)
 	if !c.IsLocal("T", "1") || c.IsLocal("U", "1") {
 		t.Error("who stays is wrong")
 	}
 	in.end <- status.Error(codes.Unavailable, "gone")
-	all := get(t, "a Halt of all", r.halts)
+	all := apptest.Receive(t, "a Halt of all", r.halts)
 	if all.stays != nil || c.IsLocal("T", "1") || c.Connected() {
 		t.Error("the loss of the stream is not noticed while instances are halted")
 	}
@@ -245,7 +246,7 @@ func TestProtocolErrors(t *testing.T) {
 			}
 			in.ended(t)
 			s.accept(t)
-			eventually(t, "the old connection is closed", func() bool { return d.open.Load() == 1 })
+			apptest.Until(t, "the old connection is closed", func() bool { return d.open.Load() == 1 })
 		})
 	}
 }
@@ -274,7 +275,7 @@ func TestDisseminationTimeout(t *testing.T) {
 		t.Error("LOCK blocks look-ups")
 	}
 	clock.Advance(1)
-	h := get(t, "a Halt", r.halts)
+	h := apptest.Receive(t, "a Halt", r.halts)
 	if h.stays != nil || c.Connected() {
 		t.Error("not everything is halted")
 	}
@@ -305,7 +306,7 @@ func TestShutdown(t *testing.T) {
 	in.acked(t, unlock, 0)
 	stopped := make(chan struct{})
 	go func() { defer close(stopped); stop() }()
-	h := get(t, "a Halt of all", r.halts)
+	h := apptest.Receive(t, "a Halt of all", r.halts)
 	if h.stays != nil || c.IsLocal("T", "1") {
 		t.Error("not everything is halted")
 	}
@@ -320,10 +321,10 @@ func TestShutdown(t *testing.T) {
 	}
 	close(h.done)
 	in.ended(t)
-	if err := get(t, "the look-up", waiting); !errors.Is(err, ErrClosed) {
+	if err := apptest.Receive(t, "the look-up", waiting); !errors.Is(err, ErrClosed) {
 		t.Errorf("got %v", err)
 	}
-	get(t, "the end", stopped)
+	apptest.Receive(t, "the end", stopped)
 	if _, err := c.Lookup(context.Background(), "T", "1"); !errors.Is(err, ErrClosed) {
 		t.Errorf("got %v", err)
 	}

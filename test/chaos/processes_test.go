@@ -6,12 +6,13 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"strings"
 	"sync"
 	"syscall"
 	"testing"
 	"time"
+
+	"outrigger.dev/test/servers"
 )
 
 // limit bounds every wait for something that is expected to happen.
@@ -30,18 +31,6 @@ func builds(dir string) error {
 	}
 	return nil
 }
-
-// starters are the thread that starts all children: Linux ends them with the thread that did, not with the process.
-var starters = sync.OnceValue(func() chan<- func() {
-	work := make(chan func())
-	go func() {
-		runtime.LockOSThread()
-		for f := range work {
-			f()
-		}
-	}()
-	return work
-})
 
 // process is a program that is started again and again with the same arguments.
 type process struct {
@@ -80,9 +69,7 @@ func (p *process) start() {
 	cmd.Dir, cmd.Stdout, cmd.Stderr = p.dir, log, log
 	cmd.SysProcAttr = attributes()
 	cmd.Env = environment()
-	started := make(chan error)
-	starters() <- func() { started <- cmd.Start() }
-	if err := <-started; err != nil {
+	if err := servers.ForkOnThread(cmd.Start); err != nil {
 		p.t.Errorf("%s does not start: %v", p.name, err)
 		return
 	}

@@ -101,7 +101,7 @@ func (p *process) spawn() (*child, error) {
 	cmd.Stdout, cmd.Stderr = log, log
 	cmd.Env = append(serverEnv(), p.env...)
 	cmd.SysProcAttr = processAttributes(p.account, p.discardSignal)
-	if err := forkOnThread(cmd.Start); err != nil {
+	if err := ForkOnThread(cmd.Start); err != nil {
 		return nil, fmt.Errorf("servers: cannot run %s: %w", p.command, err)
 	}
 	c := &child{pid: cmd.Process.Pid, exited: make(chan struct{})}
@@ -276,7 +276,7 @@ func runTool(as *account, dir, command string, args ...string) error {
 	cmd.Stdout, cmd.Stderr = &out, &out
 	cmd.WaitDelay = time.Second
 	cmd.SysProcAttr = processAttributes(as, syscall.SIGKILL)
-	if err := forkOnThread(cmd.Start); err != nil {
+	if err := ForkOnThread(cmd.Start); err != nil {
 		return fmt.Errorf("servers: cannot run %s: %w", command, err)
 	}
 	if err := cmd.Wait(); err != nil {
@@ -285,7 +285,7 @@ func runTool(as *account, dir, command string, args ...string) error {
 	return nil
 }
 
-// forks is where forkOnThread's work is done. Linux sends the parent-death
+// forks is where ForkOnThread's work is done. Linux sends the parent-death
 // signal when the thread that forked ends, not the process, so all children
 // are forked by one thread that lives as long as the test binary.
 var forks = sync.OnceValue(func() chan<- func() {
@@ -299,7 +299,9 @@ var forks = sync.OnceValue(func() chan<- func() {
 	return work
 })
 
-func forkOnThread(start func() error) error {
+// ForkOnThread starts a child process, such as by exec.Cmd.Start, so that the
+// system ends it with the test binary if it was asked to, and not earlier.
+func ForkOnThread(start func() error) error {
 	done := make(chan error, 1)
 	forks() <- func() { done <- start() }
 	return <-done

@@ -18,7 +18,7 @@ func New(t testing.TB, appID string) *metrics.Metrics {
 	return m
 }
 
-// Counted returns the values of a counter by the values of these labels, which are joined by spaces in the order given: counting by
+// Counted returns the values of a counter, or of a gauge, by the values of these labels, which are joined by spaces in the order given: counting by
 // component and success makes "orders true". A label that a series does not have is "". Series that differ in other labels alone
 // are added up. A counter of which nothing was counted is empty.
 func Counted(t testing.TB, m *metrics.Metrics, name string, labels ...string) map[string]float64 {
@@ -41,7 +41,7 @@ func Counted(t testing.TB, m *metrics.Metrics, name string, labels ...string) ma
 			for i, label := range labels {
 				key[i] = values[label]
 			}
-			got[strings.Join(key, " ")] += series.GetCounter().GetValue()
+			got[strings.Join(key, " ")] += series.GetCounter().GetValue() + series.GetGauge().GetValue()
 		}
 	}
 	return got
