@@ -1,6 +1,10 @@
 package delivery
 
-import schedulerv1 "outrigger.dev/api/gen/scheduler/v1"
+import (
+	"slices"
+
+	schedulerv1 "outrigger.dev/api/gen/scheduler/v1"
+)
 
 // gateKey is what a limit is for: the reminders of an actor type in a namespace, or those among them with one concurrency key.
 type gateKey struct {
@@ -19,6 +23,8 @@ func (k gateKey) label() string {
 // counts but does not hold up. While a slot is free, no task waits.
 type gate struct {
 	key gateKey
+	// label is that of the key, and may be that of gates in other namespaces.
+	label string
 	// limit is that of all instances together.
 	limit      int
 	references int
@@ -59,7 +65,7 @@ func (p *Pool) acquire(t *Task) *gate {
 	for _, g := range found {
 		if g != nil {
 			g.inflight++
-			p.observer.Inflight(g.key.label(), 1)
+			p.observer.Inflight(g.label, 1)
 		}
 	}
 	t.held = found
@@ -68,7 +74,7 @@ func (p *Pool) acquire(t *Task) *gate {
 
 // wait has a task wait at a full gate; if too many do already, it fails.
 func (p *Pool) wait(t *Task, g *gate) {
-	p.observer.Throttled(g.key.label())
+	p.observer.Throttled(g.label)
 	if g.waiting.length >= p.maxGated {
 		t.state = stateOver
 		p.failed = append(p.failed, t)
@@ -77,7 +83,7 @@ func (p *Pool) wait(t *Task, g *gate) {
 	t.state = stateGated
 	t.held[0] = g // the gate it waits at, until it has slots
 	g.waiting.push(t)
-	p.observer.Pending(g.key.label(), 1)
+	p.observer.Pending(g.label, 1)
 }
 
 // leaveGate takes a task from the gate that it waits at.
@@ -85,7 +91,7 @@ func (p *Pool) leaveGate(t *Task) {
 	g := t.held[0]
 	g.waiting.remove(t)
 	t.held[0] = nil
-	p.observer.Pending(g.key.label(), -1)
+	p.observer.Pending(g.label, -1)
 }
 
 // release gives a task's slots back and lets others in.
@@ -95,7 +101,7 @@ func (p *Pool) release(t *Task) {
 	for _, g := range held {
 		if g != nil {
 			g.inflight--
-			p.observer.Inflight(g.key.label(), -1)
+			p.observer.Inflight(g.label, -1)
 		}
 	}
 	for _, g := range held {
@@ -114,12 +120,10 @@ func (p *Pool) pump(g *gate) {
 	}
 	if g.references == 0 && g.inflight == 0 && p.gates[g.key] == g {
 		delete(p.gates, g.key)
-		for other := range p.gates {
-			if other.label() == g.key.label() {
-				return // the same key in another namespace
-			}
+		if p.labels[g.label]--; p.labels[g.label] == 0 {
+			delete(p.labels, g.label)
+			p.observer.Forget(g.label)
 		}
-		p.observer.Forget(g.key.label())
 	}
 }
 
@@ -133,10 +137,11 @@ func (p *Pool) limit(s *Stream, limits []*schedulerv1.ConcurrencyLimit) {
 		key := gateKey{namespace: s.namespace, actorType: actorType, name: l.GetName()}
 		g := p.gates[key]
 		if g == nil {
-			g = &gate{key: key}
+			g = &gate{key: key, label: key.label()}
 			p.gates[key] = g
+			p.labels[g.label]++
 		}
-		if !s.refersTo(g) {
+		if !slices.Contains(s.gates, g) {
 			g.references++
 			s.gates = append(s.gates, g)
 		}
@@ -145,13 +150,4 @@ func (p *Pool) limit(s *Stream, limits []*schedulerv1.ConcurrencyLimit) {
 	for _, g := range s.gates {
 		p.pump(g)
 	}
-}
-
-func (s *Stream) refersTo(g *gate) bool {
-	for _, known := range s.gates {
-		if known == g {
-			return true
-		}
-	}
-	return false
 }

@@ -51,6 +51,8 @@ type Pool struct {
 	closed bool
 	routes map[routeKey]*route
 	gates  map[gateKey]*gate
+	// labels counts the gates of each label: those of several namespaces may have the same one.
+	labels map[string]int
 	// index and count are the place of this instance among all, which share the limits.
 	index, count int
 	streams      map[*Stream]struct{}
@@ -86,7 +88,7 @@ func New(o Options) *Pool {
 	}
 	return &Pool{
 		observer: o.Observer, clock: o.Clock, maxGated: o.MaxGated, count: 1,
-		routes: map[routeKey]*route{}, gates: map[gateKey]*gate{}, streams: map[*Stream]struct{}{},
+		routes: map[routeKey]*route{}, gates: map[gateKey]*gate{}, labels: map[string]int{}, streams: map[*Stream]struct{}{},
 	}
 }
 
@@ -150,6 +152,7 @@ func (p *Pool) Close() {
 	p.streams = nil
 	clear(p.routes)
 	clear(p.gates)
+	clear(p.labels)
 	p.failed = nil
 	p.mu.Unlock()
 	p.observer.Streams(-len(streams))

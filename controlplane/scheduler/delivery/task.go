@@ -37,9 +37,6 @@ type Finisher interface {
 	Finish(t *Task, succeeded bool)
 }
 
-// Reminder reports whether the task is the reminder of an actor, and not a job of an app.
-func (t *Task) Reminder() bool { return t.Metadata.GetTarget().GetActor() != nil }
-
 // Sent is when the task was given to a stream last; zero if it never was. It is for the task's [Finisher].
 func (t *Task) Sent() time.Time { return t.sent }
 
