@@ -27,9 +27,6 @@ type (
 	Security = serving.Security
 )
 
-// MutualTLS is the security of a placement service that has the identity id from a source.
-func MutualTLS(source serving.Source, id identity.ID) *Security { return serving.MutualTLS(source, id) }
-
 // EitherWay is the security of a placement service on a machine where only some apps have identities; see [serving.EitherWay].
 func EitherWay(source serving.Source, id identity.ID) *Security { return serving.EitherWay(source, id) }
 

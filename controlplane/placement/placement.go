@@ -74,14 +74,11 @@ func start(g *serving.Group, o Options) error {
 	g.Go(elect)
 	g.Health.Target(targetRaft).Ready()
 
-	g.Go(func(ctx context.Context) error {
-		if g.Health.Wait(ctx) == nil {
-			o.Log.Info(fmt.Sprintf("Placement service %s is running on %s", o.ID, at.GRPC))
-			if o.Started != nil {
-				o.Started(at)
-			}
+	g.WhenReady(func() {
+		o.Log.Info(fmt.Sprintf("Placement service %s is running on %s", o.ID, at.GRPC))
+		if o.Started != nil {
+			o.Started(at)
 		}
-		return nil
 	})
 	return nil
 }

@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"fmt"
 	"net"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -14,23 +15,13 @@ import (
 	"outrigger.dev/controlplane/placement/placementtest"
 	"outrigger.dev/identity"
 	"outrigger.dev/identity/identitytest"
+	"outrigger.dev/test/servers"
 )
-
-// freeAddress is an address of loopback where nobody listens.
-func freeAddress(t *testing.T) string {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().String()
-}
 
 // cluster runs members of a cluster of size, the first count of them.
 func cluster(t *testing.T, size, count int, security func() *Security) (members []*running, peers []Peer) {
 	for i := range size {
-		peers = append(peers, Peer{ID: fmt.Sprintf("p-%d", i), Address: freeAddress(t)})
+		peers = append(peers, Peer{ID: fmt.Sprintf("p-%d", i), Address: net.JoinHostPort("127.0.0.1", strconv.Itoa(servers.FreePort(t)))})
 	}
 	for i := range count {
 		members = append(members, launch(t, func(o *Options) {

@@ -12,6 +12,7 @@ import (
 	"google.golang.org/grpc/credentials/insecure"
 
 	placementv1 "outrigger.dev/api/gen/placement/v1"
+	"outrigger.dev/controlplane/internal/serving"
 	"outrigger.dev/controlplane/placement/placementtest"
 	"outrigger.dev/identity"
 	"outrigger.dev/identity/identitytest"
@@ -137,17 +138,11 @@ func get(t *testing.T, url string) (int, string) {
 	return resp.StatusCode, string(body)
 }
 
-// source is an identity that is there from the beginning.
-type source struct{ *identitytest.Source }
-
-func (source) Run(ctx context.Context) error { <-ctx.Done(); return nil }
-func (source) Wait(context.Context) error    { return nil }
-
 var placementID = identity.ID{TrustDomain: "localhost", Namespace: "dapr-system", AppID: AppID}
 
 // secured is the security of a service with an identity of an authority.
 func secured(t *testing.T, ca *identitytest.CA, id identity.ID) *Security {
-	return MutualTLS(source{ca.NewSource(t, id.String())}, id)
+	return serving.MutualTLS(ca.NewSource(t, id.String()), id)
 }
 
 // credentialsOf are those of a sidecar that calls the placement service.

@@ -54,20 +54,23 @@ func (s *server) authoriseJob(ctx context.Context, m *schedulerv1.JobMetadata) e
 
 // authoriseType says whether an app may have to do with an actor type.
 func (s *server) authoriseType(namespace, appID, actorType string) error {
-	if s.o.Security.Enabled() && strings.HasPrefix(actorType, internalTypes) && !ownType(namespace, appID, actorType) {
+	if s.o.Security.Enabled() && foreignType(namespace, appID, actorType) {
 		return status.Errorf(codes.PermissionDenied, "actor type %q belongs to the runtime of another app than %q in namespace %q", actorType, appID, namespace)
 	}
 	return nil
 }
 
-// ownType reports whether an internal actor type is that of an app. The kind has no dot, so that an app "a" has no part in those of an app "a.b".
-func ownType(namespace, appID, actorType string) bool {
-	kind, ok := strings.CutPrefix(actorType, internalTypes+namespace+"."+appID+".")
-	return ok && !strings.Contains(kind, ".")
+// foreignType reports whether an actor type is one of the runtime of another app. The kind has no dot, so that an app "a" has no part in those of
+// an app "a.b".
+func foreignType(namespace, appID, actorType string) bool {
+	if !strings.HasPrefix(actorType, internalTypes) {
+		return false
+	}
+	kind, own := strings.CutPrefix(actorType, internalTypes+namespace+"."+appID+".")
+	return !own || strings.Contains(kind, ".")
 }
 
 // foreign reports whether a stored job belongs to the runtime of another app.
 func foreign(namespace, appID string, m *schedulerv1.JobMetadata) bool {
-	actorType := m.GetTarget().GetActor().GetType()
-	return strings.HasPrefix(actorType, internalTypes) && !ownType(namespace, appID, actorType)
+	return foreignType(namespace, appID, m.GetTarget().GetActor().GetType())
 }

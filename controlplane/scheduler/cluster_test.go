@@ -19,6 +19,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	schedulerv1 "outrigger.dev/api/gen/scheduler/v1"
+	"outrigger.dev/test/servers"
 )
 
 // cluster is three schedulers, each a process.
@@ -48,14 +49,14 @@ func newCluster(t *testing.T) *cluster {
 	c := &cluster{t: t}
 	var peers []string
 	for i := range c.members {
-		peers = append(peers, fmt.Sprintf("dapr-scheduler-server-%d=http://127.0.0.1:%d", i, freePort(t)))
+		peers = append(peers, fmt.Sprintf("dapr-scheduler-server-%d=http://127.0.0.1:%d", i, servers.FreePort(t)))
 	}
 	for i := range c.members {
-		port, healthz := freePort(t), freePort(t)
+		port, healthz := servers.FreePort(t), servers.FreePort(t)
 		m := &member{t: t, binary: binary, address: fmt.Sprintf("127.0.0.1:%d", port), http: fmt.Sprintf("http://127.0.0.1:%d/healthz", healthz)}
 		m.args = []string{
 			"--id", fmt.Sprintf("dapr-scheduler-server-%d", i), "--etcd-initial-cluster", strings.Join(peers, ","), "--etcd-data-dir", t.TempDir(),
-			"--etcd-client-port", fmt.Sprint(freePort(t)), "--listen-address", "127.0.0.1", "--port", fmt.Sprint(port), "--healthz-port", fmt.Sprint(healthz),
+			"--etcd-client-port", fmt.Sprint(servers.FreePort(t)), "--listen-address", "127.0.0.1", "--port", fmt.Sprint(port), "--healthz-port", fmt.Sprint(healthz),
 			"--enable-metrics=false", "--etcd-initial-election-tick-advance",
 		}
 		c.members[i] = m

@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"strings"
 	"testing"
@@ -20,6 +19,7 @@ import (
 	"outrigger.dev/identity"
 	"outrigger.dev/identity/identitytest"
 	"outrigger.dev/telemetry/logging/logtest"
+	"outrigger.dev/test/servers"
 )
 
 // patience bounds everything that a test waits for.
@@ -33,21 +33,10 @@ type instance struct {
 	stop      func() error // ends it, once
 }
 
-// freePort is a TCP port of loopback that nothing listens on.
-func freePort(t testing.TB) int {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().(*net.TCPAddr).Port
-}
-
 // embedded is an etcd of its own in a directory.
 func embedded(t testing.TB, dir string) *etcd.Embedded {
 	return &etcd.Embedded{
-		DataDir: dir, InitialCluster: fmt.Sprintf("%s=http://127.0.0.1:%d", DefaultID, freePort(t)), ClientListenAddress: "127.0.0.1",
+		DataDir: dir, InitialCluster: fmt.Sprintf("%s=http://127.0.0.1:%d", DefaultID, servers.FreePort(t)), ClientListenAddress: "127.0.0.1",
 	}
 }
 
@@ -261,12 +250,6 @@ func (r *instance) metric(line string) {
 		time.Sleep(10 * time.Millisecond)
 	}
 }
-
-// source is an identity that is there from the beginning.
-type source struct{ *identitytest.Source }
-
-func (source) Run(ctx context.Context) error { <-ctx.Done(); return nil }
-func (source) Wait(context.Context) error    { return nil }
 
 // schedulerID is that of the schedulers of tests.
 func schedulerID() identity.ID {

@@ -121,32 +121,26 @@ func (r *running) start() error {
 			return o.Namespaces.Run(ctx, g.Health.Target(targetController).Ready, r.server.deleteNamespace)
 		})
 	}
-	g.Go(func(ctx context.Context) error {
-		if g.Health.Wait(ctx) == nil {
-			o.Log.Info(fmt.Sprintf("Scheduler service %s is running on %s and told to sidecars as %s", o.ID, r.at.GRPC, broadcast))
-			if o.Started != nil {
-				o.Started(r.at)
-			}
+	g.WhenReady(func() {
+		o.Log.Info(fmt.Sprintf("Scheduler service %s is running on %s and told to sidecars as %s", o.ID, r.at.GRPC, broadcast))
+		if o.Started != nil {
+			o.Started(r.at)
 		}
-		return nil
 	})
 	return nil
 }
 
 // etcd is what the store is made from.
 func (r *running) etcd() etcd.Options {
-	o := etcd.Options{External: r.o.External, Log: r.o.Log, Clock: r.o.Clock}
-	if r.o.External == nil || r.o.Embedded != nil {
-		o.Embedded = r.o.Embedded
-		if r.o.Security.Enabled() {
-			o.Embedded.Source = r.o.Security.Source()
-			if o.Embedded.IdentityDir == "" {
-				o.Embedded.IdentityDir = os.TempDir() + "/secrets/dapr.io/tls"
-			}
-			if o.Embedded.PeerDomain == "" {
-				id := r.o.Security.ID()
-				o.Embedded.PeerDomain = id.Namespace + ".svc." + id.TrustDomain
-			}
+	o := etcd.Options{Embedded: r.o.Embedded, External: r.o.External, Log: r.o.Log, Clock: r.o.Clock}
+	if o.Embedded != nil && r.o.Security.Enabled() {
+		o.Embedded.Source = r.o.Security.Source()
+		if o.Embedded.IdentityDir == "" {
+			o.Embedded.IdentityDir = os.TempDir() + "/secrets/dapr.io/tls"
+		}
+		if o.Embedded.PeerDomain == "" {
+			id := r.o.Security.ID()
+			o.Embedded.PeerDomain = id.Namespace + ".svc." + id.TrustDomain
 		}
 	}
 	return o

@@ -18,6 +18,7 @@ import (
 	"google.golang.org/protobuf/types/known/wrapperspb"
 
 	schedulerv1 "outrigger.dev/api/gen/scheduler/v1"
+	"outrigger.dev/controlplane/internal/serving"
 	"outrigger.dev/controlplane/scheduler/etcd"
 	"outrigger.dev/identity/identitytest"
 )
@@ -258,7 +259,7 @@ func TestStopEndsStreamsAndKeepsJobs(t *testing.T) {
 func TestAuthorisation(t *testing.T) {
 	ca := identitytest.NewCA(t)
 	r := launch(t, func(o *Options) {
-		o.Security = MutualTLS(source{ca.NewSource(t, schedulerID().String())}, schedulerID())
+		o.Security = serving.MutualTLS(ca.NewSource(t, schedulerID().String()), schedulerID())
 		o.Embedded = embedded(t, t.TempDir())
 		o.Embedded.IdentityDir = t.TempDir()
 	})

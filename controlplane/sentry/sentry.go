@@ -98,14 +98,11 @@ func (s *service) start() error {
 	if s.o.OIDC.Enabled {
 		s.startOIDC(oidcListener)
 	}
-	s.Go(func(ctx context.Context) error {
-		if s.Health.Wait(ctx) == nil {
-			s.Log.Info(fmt.Sprintf("Sentry is ready and issues certificates on %s", s.addresses.GRPC))
-			if s.o.Started != nil {
-				s.o.Started(s.addresses)
-			}
+	s.WhenReady(func() {
+		s.Log.Info(fmt.Sprintf("Sentry is ready and issues certificates on %s", s.addresses.GRPC))
+		if s.o.Started != nil {
+			s.o.Started(s.addresses)
 		}
-		return nil
 	})
 	return nil
 }

@@ -186,6 +186,15 @@ func (s *Source) SetJWT(audience, token string) {
 	s.tokens[audience] = token
 }
 
+// Run waits until ctx ends, which is no error: the identity is there from the beginning, and only the test renews it.
+func (s *Source) Run(ctx context.Context) error {
+	<-ctx.Done()
+	return nil
+}
+
+// Wait returns at once, without an error, as there is nothing to wait for.
+func (s *Source) Wait(context.Context) error { return nil }
+
 // SVID implements [identity.Source].
 func (s *Source) SVID() (*x509svid.SVID, error) {
 	s.mu.Lock()

@@ -48,12 +48,7 @@ func (s *Security) Judges(peer *identity.Peer) bool { return s.Enabled() || s.op
 func (s *Security) ID() identity.ID { return s.id }
 
 // Source is where the identity is from, nil in clear text.
-func (s *Security) Source() identity.Source {
-	if s.source == nil {
-		return nil
-	}
-	return s.source
-}
+func (s *Security) Source() identity.Source { return s.source }
 
 // TLS makes configurations of the identity, nil in clear text.
 func (s *Security) TLS() *identity.TLS { return s.tls }

@@ -60,6 +60,16 @@ func (g *Group) Go(task func(ctx context.Context) error) {
 	g.tasks.Go(func() error { return task(g.ctx) })
 }
 
+// WhenReady has f called, as a task, once all health targets are ready; it is not if the service ends before.
+func (g *Group) WhenReady(f func()) {
+	g.Go(func(ctx context.Context) error {
+		if g.Health.Wait(ctx) == nil {
+			f()
+		}
+		return nil
+	})
+}
+
 // Wait waits for the end of all tasks. err is why the service could not be started, nil if it could: then an end of the group's outer context
 // is no error.
 func (g *Group) Wait(err error) error {

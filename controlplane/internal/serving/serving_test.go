@@ -205,17 +205,11 @@ func TestGRPC(t *testing.T) {
 	}
 }
 
-// source is an identity that is there from the beginning.
-type source struct{ *identitytest.Source }
-
-func (source) Run(ctx context.Context) error { <-ctx.Done(); return nil }
-func (source) Wait(context.Context) error    { return nil }
-
 func TestMutualTLS(t *testing.T) {
 	g, _ := group(t)
 	ca := identitytest.NewCA(t)
 	id := identity.ID{TrustDomain: "td", Namespace: "ns", AppID: "dapr-demo"}
-	s := MutualTLS(source{ca.NewSource(t, id.String())}, id)
+	s := MutualTLS(ca.NewSource(t, id.String()), id)
 	if err := s.Start(g); err != nil {
 		t.Fatal(err)
 	}

@@ -114,9 +114,6 @@ func New(o Options, out Receiver) *Namespace {
 // Version is that of the newest round.
 func (n *Namespace) Version() uint64 { return n.version }
 
-// Phase is that of the present round, or Idle.
-func (n *Namespace) Phase() Phase { return n.phase }
-
 // Hosts are the sidecars that have announced types and take part, by name. They must not be changed.
 func (n *Namespace) Hosts() []*placementv1.Host {
 	var hosts []*placementv1.Host

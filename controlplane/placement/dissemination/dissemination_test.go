@@ -257,7 +257,7 @@ func TestHosts(t *testing.T) {
 	for _, h := range s.n.Hosts() {
 		names = append(names, h.Name)
 	}
-	if got := strings.Join(names, ""); got != "bc" || s.n.Version() != 2 || s.n.Phase() != Lock {
-		t.Errorf("hosts %s version %d phase %s", got, s.n.Version(), s.n.Phase())
+	if got := strings.Join(names, ""); got != "bc" || s.n.Version() != 2 || s.n.phase != Lock {
+		t.Errorf("hosts %s version %d phase %s", got, s.n.Version(), s.n.phase)
 	}
 }

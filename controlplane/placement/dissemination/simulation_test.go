@@ -312,8 +312,8 @@ func (w *world) settle() {
 			w.fail("stream %d has table %d {%s}, but should have {%s}", s.id, s.tableV, s.table, want)
 		}
 	}
-	if w.n.Phase() != Idle && len(w.sidecars) > 0 {
-		w.fail("in %s", w.n.Phase())
+	if w.n.phase != Idle && len(w.sidecars) > 0 {
+		w.fail("in %s", w.n.phase)
 	}
 }
 

@@ -3,7 +3,6 @@ package process
 import (
 	"context"
 	"fmt"
-	"net"
 	"os/exec"
 	"path/filepath"
 	"slices"
@@ -12,21 +11,8 @@ import (
 	"time"
 
 	"outrigger.dev/controlplane/placement/placementtest"
+	"outrigger.dev/test/servers"
 )
-
-// freePorts are ports of loopback where nobody listens.
-func freePorts(t *testing.T, n int) (ports []int) {
-	t.Helper()
-	for range n {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer l.Close()
-		ports = append(ports, l.Addr().(*net.TCPAddr).Port)
-	}
-	return ports
-}
 
 // member is one process of a cluster.
 type member struct {
@@ -67,7 +53,10 @@ func TestClusterOfProcesses(t *testing.T) {
 	if out, err := exec.Command("go", "build", "-o", program, "outrigger.dev/cmd/placement").CombinedOutput(); err != nil {
 		t.Fatalf("go build: %v\n%s", err, out)
 	}
-	ports := freePorts(t, 6)
+	var ports [6]int
+	for i := range ports {
+		ports[i] = servers.FreePort(t)
+	}
 	var peers, addresses []string
 	for i := range 3 {
 		peers = append(peers, fmt.Sprintf("p-%d=127.0.0.1:%d", i, ports[i]))

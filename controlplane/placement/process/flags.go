@@ -29,6 +29,11 @@ type flags struct {
 	rejoin                              time.Duration
 }
 
+// ignored are the flags that Dapr's program takes and makes no use of, with their defaults. It is never written.
+var ignored = [...]struct{ name, standard string }{
+	{"inmem-store-enabled", "true"}, {"raft-logstore-path", ""}, {"max-api-level", "10"}, {"min-api-level", "0"},
+}
+
 // newFlags declares all flags. lookup stands for os.LookupEnv.
 func newFlags(stderr io.Writer, lookup func(string) (string, bool)) *flags {
 	f := &flags{set: program.NewFlags("placement", stderr)}
@@ -49,12 +54,11 @@ func newFlags(stderr io.Writer, lookup func(string) (string, bool)) *flags {
 	f.security.Declare(s, lookup)
 	f.common.Declare(s)
 
-	// What Dapr's program takes and makes no use of.
-	for _, ignored := range []struct{ name, standard string }{{"inmem-store-enabled", "true"}, {"raft-logstore-path", ""}, {"max-api-level", "10"}, {"min-api-level", "0"}} {
-		s.String(ignored.name, ignored.standard, "Has no effect")
-		flag := s.Lookup(ignored.name)
+	for _, i := range ignored {
+		s.String(i.name, i.standard, "Has no effect")
+		flag := s.Lookup(i.name)
 		flag.Hidden = true
-		if ignored.name == "inmem-store-enabled" {
+		if i.name == "inmem-store-enabled" {
 			flag.NoOptDefVal = "true"
 		}
 	}
@@ -88,9 +92,9 @@ func (f *flags) options(lookup func(string) (string, bool), log *slog.Logger) (p
 	if o.Peers, err = placement.ParsePeers(f.initialCluster); err != nil {
 		return o, fmt.Errorf("invalid value for --initial-cluster: %w", err)
 	}
-	for _, name := range []string{"inmem-store-enabled", "raft-logstore-path", "max-api-level", "min-api-level"} {
-		if f.set.Changed(name) {
-			log.Warn("The flag --" + name + " has no effect; leave it out")
+	for _, i := range ignored {
+		if f.set.Changed(i.name) {
+			log.Warn("The flag --" + i.name + " has no effect; leave it out")
 		}
 	}
 	o.Security, err = f.security.Open(placement.AppID, lookup, log)

@@ -22,7 +22,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"math/rand/v2"
 	"sync"
 	"time"
 
@@ -59,8 +58,6 @@ type Options struct {
 	Takeover bool
 	// Clock is the source of time; nil means the real one.
 	Clock clockwork.Clock
-	// Rand is the source of partitions; nil means a random one. It need not be safe for concurrent use.
-	Rand *rand.Rand
 	// Log gets what an operator should know; nil means nothing is logged.
 	Log *slog.Logger
 }
@@ -102,9 +99,6 @@ type Engine struct {
 	log    *slog.Logger
 	parse  schedule.Parser
 
-	randMu sync.Mutex
-	rand   *rand.Rand
-
 	requests *batcher[*write] // of clients
 	counters *batcher[*write] // of the loop
 	reads    *batcher[*job]   // of the loop
@@ -136,10 +130,7 @@ func New(o Options) (*Engine, error) {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
-	if o.Rand == nil {
-		o.Rand = rand.New(rand.NewPCG(rand.Uint64(), rand.Uint64()))
-	}
-	e := &Engine{o: o, client: o.Client, clock: o.Clock, log: o.Log, rand: o.Rand, parse: new(schedule.Cache).Parse}
+	e := &Engine{o: o, client: o.Client, clock: o.Clock, log: o.Log, parse: new(schedule.Cache).Parse}
 	e.requests = newBatcher(writersOfRequests, writesInBatch, e.flush)
 	writers := min(writersOfCounters, o.Workers)
 	e.counters = newBatcher(writers, min(writesInBatch, o.Workers/writers), e.flush)
@@ -147,13 +138,6 @@ func New(o Options) (*Engine, error) {
 	e.loop = newLoop(e)
 	e.group.init()
 	return e, nil
-}
-
-// random is a number that nobody can foretell, for partitions and the like.
-func (e *Engine) random() uint64 {
-	e.randMu.Lock()
-	defer e.randMu.Unlock()
-	return e.rand.Uint64()
 }
 
 // now is the time of the wall clock. Due times are compared with it and not with the time since the start, which stands still

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"slices"
 	"strings"
 	"sync"
@@ -103,7 +104,7 @@ func (e *Engine) member(ctx context.Context) (err error) {
 	if err != nil {
 		return fmt.Errorf("no lease was granted: %w", err)
 	}
-	m := &membership{e: e, lease: grant.ID, uid: e.random()}
+	m := &membership{e: e, lease: grant.ID, uid: rand.Uint64()}
 	defer m.leave(context.WithoutCancel(ctx))
 	// The lease is kept alive until everything is given up, which takes its time after the end of ctx.
 	alive, end := context.WithCancel(context.WithoutCancel(ctx))
@@ -130,7 +131,7 @@ func (e *Engine) member(ctx context.Context) (err error) {
 		}
 	})
 	defer stop()
-	defer func() { m.give(narrowTimeout) }()
+	defer m.give()
 	if err := m.join(ctx); err != nil {
 		return err
 	}
@@ -145,9 +146,9 @@ func (e *Engine) member(ctx context.Context) (err error) {
 const narrowTimeout = 5 * time.Second
 
 // give gives up all jobs.
-func (m *membership) give(within time.Duration) {
+func (m *membership) give() {
 	m.e.group.works(false)
-	m.narrow(within, func(l *loop) holding {
+	m.narrow(narrowTimeout, func(l *loop) holding {
 		l.table.Store(nil)
 		return nil
 	})
@@ -176,19 +177,19 @@ func (m *membership) leave(ctx context.Context) {
 	}
 }
 
-// snapshot reads the entries of all members.
-func (m *membership) snapshot(ctx context.Context) (map[string]entry, []*mvccpb.KeyValue, int64, error) {
+// snapshot reads the entries of all members, by their ids, and the revision at which they are so.
+func (m *membership) snapshot(ctx context.Context) (map[string]entry, int64, error) {
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
 	resp, err := m.e.client.Get(ctx, record.Leadership, clientv3.WithPrefix())
 	if err != nil {
-		return nil, nil, 0, fmt.Errorf("the group could not be read: %w", err)
+		return nil, 0, fmt.Errorf("the group could not be read: %w", err)
 	}
 	members := make(map[string]entry, len(resp.Kvs))
 	for _, kv := range resp.Kvs {
 		members[idOf(kv)] = m.entry(kv)
 	}
-	return members, resp.Kvs, resp.Header.Revision, nil
+	return members, resp.Header.Revision, nil
 }
 
 func idOf(kv *mvccpb.KeyValue) string { return strings.TrimPrefix(string(kv.Key), record.Leadership) }
@@ -233,17 +234,16 @@ func (m *membership) put(ctx context.Context, total int, conditions ...clientv3.
 func (m *membership) join(ctx context.Context) error {
 	id := m.e.o.ID
 	for waited := false; ; {
-		members, kvs, revision, err := m.snapshot(ctx)
+		members, revision, err := m.snapshot(ctx)
 		if err != nil {
 			return err
 		}
-		if _, there := members[id]; there {
+		if holder, there := members[id]; there {
 			if !waited {
 				waited = true
 				m.e.log.Info(fmt.Sprintf("The scheduler group has a member %q already: this one waits until it is gone", id))
 			}
-			i := slices.IndexFunc(kvs, func(kv *mvccpb.KeyValue) bool { return idOf(kv) == id })
-			if err := m.vacate(ctx, kvs[i], revision); err != nil {
+			if err := m.vacate(ctx, holder.modified, revision); err != nil {
 				return err
 			}
 			continue
@@ -274,13 +274,14 @@ func (m *membership) join(ctx context.Context) error {
 	}
 }
 
-// vacate ends the entry of a predecessor that is known to be dead, and waits for the end of any other.
-func (m *membership) vacate(ctx context.Context, kv *mvccpb.KeyValue, revision int64) error {
+// vacate ends the entry of a predecessor that is known to be dead, and waits for the end of any other. The entry was modified last as given, and
+// read at the revision.
+func (m *membership) vacate(ctx context.Context, modified, revision int64) error {
+	key := record.LeadershipKey(m.e.o.ID)
 	if m.e.o.Takeover {
 		call, cancel := context.WithTimeout(ctx, callTimeout)
 		defer cancel()
-		key := string(kv.Key)
-		_, err := m.e.client.Txn(call).If(clientv3.Compare(clientv3.ModRevision(key), "=", kv.ModRevision)).Then(clientv3.OpDelete(key)).Commit()
+		_, err := m.e.client.Txn(call).If(clientv3.Compare(clientv3.ModRevision(key), "=", modified)).Then(clientv3.OpDelete(key)).Commit()
 		if err != nil {
 			return fmt.Errorf("the entry of the predecessor could not be deleted: %w", err)
 		}
@@ -288,7 +289,7 @@ func (m *membership) vacate(ctx context.Context, kv *mvccpb.KeyValue, revision i
 	}
 	watching, cancel := context.WithCancel(ctx)
 	defer cancel()
-	for resp := range m.e.client.Watch(clientv3.WithRequireLeader(watching), string(kv.Key), clientv3.WithRev(revision+1)) {
+	for resp := range m.e.client.Watch(clientv3.WithRequireLeader(watching), key, clientv3.WithRev(revision+1)) {
 		if err := resp.Err(); err != nil {
 			return fmt.Errorf("the predecessor could not be watched: %w", err)
 		}
@@ -318,7 +319,7 @@ func (m *membership) stay(ctx context.Context) error {
 			case <-ctx.Done():
 			case <-m.e.clock.After(again):
 			}
-			members, _, revision, err := m.snapshot(ctx)
+			members, revision, err := m.snapshot(ctx)
 			if err == nil {
 				m.view.replace(members, revision)
 				break

@@ -188,14 +188,14 @@ func TestJobsThatStay(t *testing.T) {
 		if trigger.Job.Partition()%2 == 0 {
 			stay++
 			select {
-			case <-trigger.Cancelled():
+			case <-cancellation(trigger):
 				t.Errorf("%q stays and is cancelled", name)
 			default:
 			}
 			continue
 		}
 		move++
-		wait(t, trigger.Cancelled(), name+" moves and is not cancelled")
+		wait(t, cancellation(trigger), name+" moves and is not cancelled")
 		eventually(t, rb.count(name, 1))
 		trigger.Done(Failed)
 		a.absent(t, name)
@@ -247,7 +247,7 @@ func TestOverwrittenMoves(t *testing.T) {
 		}
 		for _, trigger := range append(ra.triggers(name), rb.triggers(name)...) {
 			if trigger != last {
-				wait(t, trigger.Cancelled(), "a trigger of an old version is not cancelled")
+				wait(t, cancellation(trigger), "a trigger of an old version is not cancelled")
 			}
 		}
 	}
@@ -337,7 +337,7 @@ func TestLostEntry(t *testing.T) {
 	if _, err := client.Delete(t.Context(), record.LeadershipKey("one")); err != nil {
 		t.Fatal(err)
 	}
-	wait(t, first.Cancelled(), "the trigger of an engine that is not a member is not cancelled")
+	wait(t, cancellation(first), "the trigger of an engine that is not a member is not cancelled")
 	eventually(t, r.count(name, 2))
 	first.Done(Success)
 	r.triggers(name)[1].Done(Success)
@@ -434,12 +434,12 @@ func TestRescan(t *testing.T) {
 		writer.mustSchedule(t, "new", due("0s"))
 		e.loop.resync <- struct{}{}
 	})
-	wait(t, r.triggers("deleted")[0].Cancelled(), "the deleted job is not cancelled")
-	wait(t, r.triggers("overwritten")[0].Cancelled(), "the overwritten job is not cancelled")
+	wait(t, cancellation(r.triggers("deleted")[0]), "the deleted job is not cancelled")
+	wait(t, cancellation(r.triggers("overwritten")[0]), "the overwritten job is not cancelled")
 	eventually(t, r.count("overwritten", 2))
 	eventually(t, r.count("new", 1))
 	select {
-	case <-r.triggers("kept")[0].Cancelled():
+	case <-cancellation(r.triggers("kept")[0]):
 		t.Error("the kept job is cancelled")
 	default:
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"google.golang.org/grpc/codes"
@@ -21,7 +22,7 @@ func (e *Engine) Schedule(ctx context.Context, name string, job *record.Job, ove
 	if err := record.CheckName(name); err != nil {
 		return &InvalidError{Reason: err}
 	}
-	begun, err := job.Begin(e.now(), e.random(), e.parse)
+	begun, err := job.Begin(e.now(), rand.Uint64(), e.parse)
 	if err != nil {
 		return &InvalidError{Reason: err}
 	}

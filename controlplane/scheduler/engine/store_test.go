@@ -193,7 +193,7 @@ func TestChangedInFlight(t *testing.T) {
 	if err := e.Delete(t.Context(), name); err != nil {
 		t.Fatal(err)
 	}
-	wait(t, second.Cancelled(), "deleted, the trigger is not cancelled")
+	wait(t, cancellation(second), "deleted, the trigger is not cancelled")
 	called := false
 	second.OnCancel(func() { called = true })
 	if !called {

@@ -52,6 +52,13 @@ func (r *recorder) Deliver(t *Trigger) {
 	}
 }
 
+// cancellation is closed when the trigger is cancelled.
+func cancellation(t *Trigger) <-chan struct{} {
+	c := make(chan struct{})
+	t.OnCancel(func() { close(c) })
+	return c
+}
+
 // triggers are all so far of a name.
 func (r *recorder) triggers(name string) []*Trigger {
 	r.mu.Lock()

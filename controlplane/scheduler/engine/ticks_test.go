@@ -200,7 +200,7 @@ func TestDowntime(t *testing.T) {
 	out := r.triggers("app||ns||app||out")[0]
 	stop()
 	select {
-	case <-out.Cancelled():
+	case <-cancellation(out):
 	default:
 		t.Error("a trigger was not cancelled when the engine stopped")
 	}

@@ -35,7 +35,6 @@ type Trigger struct {
 	over      bool // done or cancelled
 	cancelled bool
 	hooks     []func()
-	signal    chan struct{}
 }
 
 // Done reports the result. Only the first call counts, and none after cancellation. It does not block.
@@ -63,19 +62,6 @@ func (t *Trigger) OnCancel(f func()) {
 	}
 }
 
-// Cancelled is closed when the trigger is cancelled; see OnCancel, which costs less.
-func (t *Trigger) Cancelled() <-chan struct{} {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if t.signal == nil {
-		t.signal = make(chan struct{})
-		if t.cancelled {
-			close(t.signal)
-		}
-	}
-	return t.signal
-}
-
 // cancel ends the trigger from the side of the engine.
 func (t *Trigger) cancel() {
 	t.mu.Lock()
@@ -86,9 +72,6 @@ func (t *Trigger) cancel() {
 	t.over, t.cancelled = true, true
 	hooks := t.hooks
 	t.hooks = nil
-	if t.signal != nil {
-		close(t.signal)
-	}
 	t.mu.Unlock()
 	for _, f := range hooks {
 		f()

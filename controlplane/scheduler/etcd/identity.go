@@ -121,6 +121,7 @@ const (
 // renew keeps the files up to date until the context ends. etcd never reads its trust anchors again: when they change, the members fail one
 // after the other, to be started anew.
 func (s *Store) renew(ctx context.Context) {
+	index, count := s.o.Embedded.members()
 	for {
 		select {
 		case <-s.o.Clock.After(identityPoll):
@@ -131,7 +132,6 @@ func (s *Store) renew(ctx context.Context) {
 		if err != nil {
 			s.o.Log.Error(fmt.Sprintf("The renewed identity cannot be given to etcd: %s", err))
 		}
-		index, count := s.o.Embedded.members()
 		if !rooted || count == 1 {
 			continue
 		}

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net"
 	"net/url"
 	"path/filepath"
@@ -153,17 +154,13 @@ func (e *Embedded) peers() (advertised, listen []url.URL, err error) {
 	return advertised, listen, nil
 }
 
-// members is how many members the cluster has, and which one of them by the order of their names this one is.
+// members is which one of the members of the cluster this one is, from 0 by the order of their names, and how many there are.
 func (e *Embedded) members() (index, count int) {
 	members, err := types.NewURLsMap(e.InitialCluster)
 	if err != nil {
 		return 0, 1
 	}
-	var names []string
-	for name := range members {
-		names = append(names, name)
-	}
-	slices.Sort(names)
+	names := slices.Sorted(maps.Keys(members))
 	return max(slices.Index(names, e.ID), 0), len(names)
 }
 

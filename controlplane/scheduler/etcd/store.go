@@ -33,9 +33,9 @@ type Store struct {
 	closeOnce sync.Once
 	closed    error
 
-	failOnce sync.Once
-	failed   chan struct{}
-	failure  error
+	// failed ends when the store is of no use any more; its cause says why. fail ends it.
+	failed context.Context
+	fail   context.CancelCauseFunc
 }
 
 // Open starts the embedded server, or makes the client of an external one. It does not wait for either: see [Store.Ready]. The store is to be
@@ -50,7 +50,8 @@ func Open(o Options) (*Store, error) {
 	if err := o.validate(); err != nil {
 		return nil, err
 	}
-	s := &Store{o: o, failed: make(chan struct{})}
+	s := &Store{o: o}
+	s.failed, s.fail = context.WithCancelCause(context.Background())
 	if o.External != nil {
 		return s, s.connect()
 	}
@@ -156,9 +157,9 @@ func (s *Store) Ready(ctx context.Context) error {
 		case <-s.server.Server.ReadyNotify():
 			return nil
 		case <-s.server.Server.StopNotify():
-			return errors.Join(errors.New("the embedded etcd stopped before it was ready"), s.problem())
-		case <-s.failed:
-			return s.problem()
+			return errors.Join(errors.New("the embedded etcd stopped before it was ready"), context.Cause(s.failed))
+		case <-s.failed.Done():
+			return context.Cause(s.failed)
 		case <-ctx.Done():
 			return ctx.Err()
 		}
@@ -203,13 +204,13 @@ func (s *Store) Run(ctx context.Context) error {
 	select {
 	case <-ctx.Done():
 		return nil
-	case <-s.failed:
-		return s.problem()
+	case <-s.failed.Done():
+		return context.Cause(s.failed)
 	case <-s.server.Server.StopNotify():
 		if ctx.Err() != nil {
 			return nil
 		}
-		return errors.Join(errors.New("the embedded etcd stopped; its log says why"), s.problem())
+		return errors.Join(errors.New("the embedded etcd stopped; its log says why"), context.Cause(s.failed))
 	case err := <-s.server.Err():
 		if ctx.Err() != nil {
 			return nil
@@ -218,29 +219,15 @@ func (s *Store) Run(ctx context.Context) error {
 	}
 }
 
-// fail records why the store is not of use any more.
-func (s *Store) fail(err error) {
-	s.failOnce.Do(func() {
-		s.failure = err
-		close(s.failed)
-	})
-}
-
-func (s *Store) problem() error {
-	select {
-	case <-s.failed:
-		return s.failure
-	default:
-		return nil
-	}
-}
-
 // closeTimeout bounds the end of the embedded server. A server that had failed may never come to it.
 const closeTimeout = 10 * time.Second
 
 // Close ends the client and the embedded server. Closing twice does no harm.
 func (s *Store) Close() error {
-	s.closeOnce.Do(func() { s.closed = s.close() })
+	s.closeOnce.Do(func() {
+		s.closed = s.close()
+		s.fail(errors.New("the etcd was closed"))
+	})
 	return s.closed
 }
 

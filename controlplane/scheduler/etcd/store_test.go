@@ -18,22 +18,12 @@ import (
 
 	"outrigger.dev/identity/identitytest"
 	"outrigger.dev/telemetry/logging/logtest"
+	"outrigger.dev/test/servers"
 )
-
-// freePort is a TCP port that nothing listens on.
-func freePort(t testing.TB) int {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().(*net.TCPAddr).Port
-}
 
 // single is a server of its own in a directory.
 func single(t testing.TB, dir string) Options {
-	e := &Embedded{DataDir: dir, Namespace: "default", InitialCluster: fmt.Sprintf("dapr-scheduler-server-0=http://127.0.0.1:%d", freePort(t)), ClientListenAddress: "127.0.0.1"}
+	e := &Embedded{DataDir: dir, Namespace: "default", InitialCluster: fmt.Sprintf("dapr-scheduler-server-0=http://127.0.0.1:%d", servers.FreePort(t)), ClientListenAddress: "127.0.0.1"}
 	e.Defaults()
 	return Options{Embedded: e}
 }
@@ -234,7 +224,8 @@ func TestQuiet(t *testing.T) {
 
 func TestFatalOfEtcdIsAnError(t *testing.T) {
 	var log logtest.Log
-	s := &Store{o: Options{Log: log.Logger()}, failed: make(chan struct{})}
+	s := &Store{o: Options{Log: log.Logger()}}
+	s.failed, s.fail = context.WithCancelCause(t.Context())
 	ended := make(chan struct{})
 	go func() {
 		defer close(ended)
@@ -242,7 +233,7 @@ func TestFatalOfEtcdIsAnError(t *testing.T) {
 		t.Error("the goroutine goes on")
 	}()
 	<-ended
-	if err := s.problem(); err == nil || !strings.Contains(err.Error(), "the disk is full: no space") {
+	if err := context.Cause(s.failed); err == nil || !strings.Contains(err.Error(), "the disk is full: no space") {
 		t.Errorf("problem %v; log %s", err, &log)
 	}
 }
@@ -283,7 +274,7 @@ func TestMutualTLS(t *testing.T) {
 	names := (&Embedded{PeerDomain: "ns.svc.cluster.local"}).allowedPeers()
 	cluster := ""
 	for i := range 3 {
-		cluster += fmt.Sprintf(",dapr-scheduler-server-%d=https://localhost:%d", i, freePort(t))
+		cluster += fmt.Sprintf(",dapr-scheduler-server-%d=https://localhost:%d", i, servers.FreePort(t))
 	}
 	member := func(i int, dns ...string) Options {
 		source := authority.NewSource(t, "spiffe://localhost/ns/ns/dapr-scheduler")

@@ -16,21 +16,16 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/watch"
 	"k8s.io/client-go/kubernetes"
-	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/cache"
-	"k8s.io/client-go/tools/clientcmd"
+
+	"outrigger.dev/controlplane/internal/kubeconfig"
 )
 
 // Connect makes a client from a kubeconfig file, or of the pod that the process runs in if the path is empty. It does not talk to the server yet.
-func Connect(kubeconfig string) (kubernetes.Interface, error) {
-	config, err := rest.InClusterConfig()
-	if kubeconfig != "" {
-		if config, err = clientcmd.BuildConfigFromFlags("", kubeconfig); err != nil {
-			return nil, fmt.Errorf("the file of --kubeconfig is not usable: %w", err)
-		}
-	}
+func Connect(path string) (kubernetes.Interface, error) {
+	config, err := kubeconfig.Load(path, "the scheduler")
 	if err != nil {
-		return nil, fmt.Errorf("the scheduler is not in a pod: %w; run it there, or set --kubeconfig", err)
+		return nil, err
 	}
 	config.Timeout = 0 // watches last
 	client, err := kubernetes.NewForConfig(config)

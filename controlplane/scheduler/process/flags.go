@@ -6,10 +6,8 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"net"
 	"os"
 	"path/filepath"
-	"strings"
 	"time"
 
 	"github.com/spf13/pflag"
@@ -120,7 +118,7 @@ func (f *flags) options(ctx context.Context, lookup func(string) (string, bool),
 		}
 		o.Namespaces = &kubernetes.Namespaces{Client: client, Log: log}
 		if o.Embedded != nil {
-			if domain := clusterDomain(ctx); domain != "" {
+			if domain := program.ClusterDomain(ctx); domain != "" {
 				o.Embedded.PeerDomain = program.Namespace(lookup) + ".svc." + domain
 			}
 		}
@@ -158,19 +156,4 @@ func (f *flags) store(o *scheduler.Options, inKubernetes bool, lookup func(strin
 		o.Embedded.Namespace = ""
 	}
 	return nil
-}
-
-// domainTimeout bounds the question for the cluster's domain.
-const domainTimeout = 10 * time.Second
-
-// clusterDomain finds the domain of the cluster by DNS, such as cluster.local. It is empty if DNS does not tell.
-func clusterDomain(ctx context.Context) string {
-	ctx, cancel := context.WithTimeout(ctx, domainTimeout)
-	defer cancel()
-	name, err := net.DefaultResolver.LookupCNAME(ctx, "kubernetes.default.svc")
-	if err != nil {
-		return ""
-	}
-	_, domain, _ := strings.Cut(name, ".svc.")
-	return strings.TrimSuffix(domain, ".")
 }

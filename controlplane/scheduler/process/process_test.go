@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"fmt"
 	"log/slog"
-	"net"
 	"os"
 	"path/filepath"
 	"strings"
@@ -15,6 +14,7 @@ import (
 	"outrigger.dev/controlplane/internal/program"
 	"outrigger.dev/controlplane/scheduler"
 	"outrigger.dev/controlplane/scheduler/etcd"
+	"outrigger.dev/test/servers"
 )
 
 func none(string) (string, bool) { return "", false }
@@ -88,23 +88,12 @@ func TestFlags(t *testing.T) {
 	}
 }
 
-// free is a TCP port of loopback that nothing listens on.
-func free(t *testing.T) int {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().(*net.TCPAddr).Port
-}
-
 func TestProgram(t *testing.T) {
 	var out bytes.Buffer
 	signals, started, code := make(chan os.Signal), make(chan scheduler.Addresses, 1), make(chan int, 1)
 	args := []string{
-		"--listen-address", "127.0.0.1", "--port", "0", "--healthz-port", "0", "--metrics-port", "0", "--etcd-client-port", fmt.Sprint(free(t)),
-		"--etcd-data-dir", t.TempDir(), "-etcd-initial-cluster", fmt.Sprintf("dapr-scheduler-server-0=http://localhost:%d", free(t)),
+		"--listen-address", "127.0.0.1", "--port", "0", "--healthz-port", "0", "--metrics-port", "0", "--etcd-client-port", fmt.Sprint(servers.FreePort(t)),
+		"--etcd-data-dir", t.TempDir(), "-etcd-initial-cluster", fmt.Sprintf("dapr-scheduler-server-0=http://localhost:%d", servers.FreePort(t)),
 	}
 	go func() {
 		code <- Main(Process{Args: args, LookupEnv: none, Stdout: &out, Stderr: &out, Signals: signals, Started: func(a scheduler.Addresses) { started <- a }})

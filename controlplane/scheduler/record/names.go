@@ -61,11 +61,11 @@ func CheckName(name string) error {
 // prefix joins the parts of a name, with a separator behind each.
 func prefix(parts ...string) string { return strings.Join(parts, separator) + separator }
 
-// AppPrefix begins the full names of all jobs of an app.
-func AppPrefix(namespace, appID string) string { return prefix("app", namespace, appID) }
+// appPrefix begins the full names of all jobs of an app.
+func appPrefix(namespace, appID string) string { return prefix("app", namespace, appID) }
 
-// TypePrefix begins the full names of all reminders of an actor type. The apps of a namespace share its types.
-func TypePrefix(namespace, actorType string) string {
+// typePrefix begins the full names of all reminders of an actor type. The apps of a namespace share its types.
+func typePrefix(namespace, actorType string) string {
 	return prefix("actorreminder", namespace, actorType)
 }
 
@@ -74,14 +74,14 @@ func NamespacePrefixes(namespace string) []string {
 	return []string{prefix("actorreminder", namespace), prefix("app", namespace)}
 }
 
-// Prefix is what stands before the short name of a job with this metadata. An actor that has no id stands for all of its type.
-func Prefix(m *schedulerv1.JobMetadata) (string, error) {
+// prefixOf is what stands before the short name of a job with this metadata. An actor that has no id stands for all of its type.
+func prefixOf(m *schedulerv1.JobMetadata) (string, error) {
 	switch t := m.GetTarget().GetType().(type) {
 	case *schedulerv1.JobTargetMetadata_Job:
-		return AppPrefix(m.GetNamespace(), m.GetAppId()), nil
+		return appPrefix(m.GetNamespace(), m.GetAppId()), nil
 	case *schedulerv1.JobTargetMetadata_Actor:
 		if t.Actor.GetId() == "" {
-			return TypePrefix(m.GetNamespace(), t.Actor.GetType()), nil
+			return typePrefix(m.GetNamespace(), t.Actor.GetType()), nil
 		}
 		return prefix("actorreminder", m.GetNamespace(), t.Actor.GetType(), t.Actor.GetId()), nil
 	default:
@@ -92,7 +92,7 @@ func Prefix(m *schedulerv1.JobMetadata) (string, error) {
 // Selection is the prefix of the jobs that the metadata mean: those of the app, of the actor, or, without an actor id, of the
 // actor type. With partial the last part of the metadata is itself a prefix (Dapr API, scheduler service: DeleteByMetadata).
 func Selection(m *schedulerv1.JobMetadata, partial bool) (string, error) {
-	p, err := Prefix(m)
+	p, err := prefixOf(m)
 	if partial {
 		p = strings.TrimSuffix(p, separator)
 	}
@@ -104,7 +104,7 @@ func Name(short string, m *schedulerv1.JobMetadata) (string, error) {
 	if t, ok := m.GetTarget().GetType().(*schedulerv1.JobTargetMetadata_Actor); ok {
 		return prefix("actorreminder", m.GetNamespace(), t.Actor.GetType(), t.Actor.GetId()) + short, nil
 	}
-	p, err := Prefix(m)
+	p, err := prefixOf(m)
 	if err != nil {
 		return "", err
 	}

@@ -232,10 +232,10 @@ func TestNames(t *testing.T) {
 			t.Error("there is a selection without a target")
 		}
 	}
-	if got := AppPrefix("ns", "app"); got != "app||ns||app||" {
+	if got := appPrefix("ns", "app"); got != "app||ns||app||" {
 		t.Error(got)
 	}
-	if got := TypePrefix("ns", "Cart"); got != "actorreminder||ns||Cart||" {
+	if got := typePrefix("ns", "Cart"); got != "actorreminder||ns||Cart||" {
 		t.Error(got)
 	}
 	if got := strings.Join(NamespacePrefixes("ns"), " "); got != "actorreminder||ns|| app||ns||" {

@@ -115,9 +115,6 @@ func daysIn(year int, month time.Month) int {
 	return time.Date(year, month+1, 0, 0, 0, 0, 0, time.UTC).Day()
 }
 
-// Every is the interval of an @every schedule, and false for one with a calendar.
-func (s *Schedule) Every() (time.Duration, bool) { return s.every, s.spec == nil }
-
 // Next is the first time of the schedule after t, in UTC; zero when there is none within five years. A time that a change
 // to summer time leaves out is left out, and one that the change back repeats comes twice.
 func (s *Schedule) Next(t time.Time) time.Time {

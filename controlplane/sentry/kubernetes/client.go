@@ -7,17 +7,14 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"net"
-	"strings"
 	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/kubernetes"
-	"k8s.io/client-go/rest"
-	"k8s.io/client-go/tools/clientcmd"
 
+	"outrigger.dev/controlplane/internal/kubeconfig"
 	"outrigger.dev/resource"
 )
 
@@ -29,8 +26,8 @@ type Clients struct {
 
 // Connect makes clients from a kubeconfig file, or of the pod that the process runs in if the path is empty. It does not talk to the
 // server yet.
-func Connect(kubeconfig string) (*Clients, error) {
-	config, err := config(kubeconfig)
+func Connect(path string) (*Clients, error) {
+	config, err := kubeconfig.Load(path, "sentry")
 	if err != nil {
 		return nil, err
 	}
@@ -45,21 +42,6 @@ func Connect(kubeconfig string) (*Clients, error) {
 		return nil, fmt.Errorf("the Kubernetes client cannot be made: %w", err)
 	}
 	return c, nil
-}
-
-func config(kubeconfig string) (*rest.Config, error) {
-	if kubeconfig == "" {
-		config, err := rest.InClusterConfig()
-		if err != nil {
-			return nil, fmt.Errorf("sentry is not in a pod: %w; run it there, or set --kubeconfig", err)
-		}
-		return config, nil
-	}
-	config, err := clientcmd.BuildConfigFromFlags("", kubeconfig)
-	if err != nil {
-		return nil, fmt.Errorf("the file of --kubeconfig is not usable: %w", err)
-	}
-	return config, nil
 }
 
 // callTimeout bounds one call of the API server.
@@ -89,20 +71,4 @@ func (c *Clients) MTLS(ctx context.Context, namespace, name string) (*resource.M
 		return nil, fmt.Errorf("spec.mtls of the Configuration %q in namespace %q is not valid: %w", name, namespace, err)
 	}
 	return &spec.MTLS, nil
-}
-
-// ClusterDomain finds the domain of the cluster by DNS, such as cluster.local. It is empty if DNS does not tell.
-func ClusterDomain(ctx context.Context) string {
-	ctx, cancel := context.WithTimeout(ctx, callTimeout)
-	defer cancel()
-	name, err := net.DefaultResolver.LookupCNAME(ctx, "kubernetes.default.svc")
-	if err != nil {
-		return ""
-	}
-	return domainOf(name)
-}
-
-func domainOf(name string) string {
-	_, domain, _ := strings.Cut(name, ".svc.")
-	return strings.TrimSuffix(domain, ".")
 }

@@ -120,7 +120,7 @@ func (f *flags) kubernetes(ctx context.Context, o *sentry.Options, namespace str
 	}
 	o.Validators[sentryv1.SignCertificateRequest_KUBERNETES] = v
 	o.DefaultValidator = sentryv1.SignCertificateRequest_KUBERNETES
-	o.ClusterDomain = kubernetes.ClusterDomain(ctx)
+	o.ClusterDomain = program.ClusterDomain(ctx)
 	return nil
 }
 
