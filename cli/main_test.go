@@ -3,7 +3,6 @@
 package cli
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -21,6 +20,7 @@ import (
 	"time"
 
 	"outrigger.dev/local"
+	"outrigger.dev/telemetry/logging/logtest"
 )
 
 // appVariable makes the test program behave as an app of a kind.
@@ -163,29 +163,11 @@ func testApp(kind string) int {
 	return 99
 }
 
-// output is what a program wrote so far.
-type output struct {
-	mu     sync.Mutex
-	buffer bytes.Buffer
-}
-
-func (o *output) Write(p []byte) (int, error) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	return o.buffer.Write(p)
-}
-
-func (o *output) String() string {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	return o.buffer.String()
-}
-
 // program is a started dapr command.
 type program struct {
 	*exec.Cmd
 	t    *testing.T
-	out  output
+	out  logtest.Output
 	done chan struct{}
 }
 

@@ -10,29 +10,15 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
 	"time"
+
+	"outrigger.dev/telemetry/logging/logtest"
 )
 
 // output is what a program wrote so far.
-type output struct {
-	mu     sync.Mutex
-	buffer bytes.Buffer
-}
-
-func (o *output) Write(p []byte) (int, error) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	return o.buffer.Write(p)
-}
-
-func (o *output) String() string {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	return o.buffer.String()
-}
+type output struct{ logtest.Output }
 
 // await returns when the output has text n times.
 func (o *output) await(t *testing.T, text string, n int) {

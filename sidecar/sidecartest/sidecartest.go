@@ -9,7 +9,6 @@
 package sidecartest
 
 import (
-	"bytes"
 	"context"
 	"fmt"
 	"io"
@@ -33,6 +32,7 @@ import (
 	"outrigger.dev/components/nameresolution"
 	"outrigger.dev/sidecar"
 	"outrigger.dev/telemetry/logging"
+	"outrigger.dev/telemetry/logging/logtest"
 )
 
 // startTimeout bounds starting and stopping a sidecar in a test.
@@ -366,21 +366,4 @@ func NewApp(t testing.TB, handler http.Handler) *App {
 func (a *App) Port() int { return a.Listener.Addr().(*net.TCPAddr).Port }
 
 // Log collects log lines. It is safe for concurrent use.
-type Log struct {
-	mu   sync.Mutex
-	text bytes.Buffer
-}
-
-// Write appends a line.
-func (l *Log) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.text.Write(p)
-}
-
-// String is all of it.
-func (l *Log) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.text.String()
-}
+type Log = logtest.Output

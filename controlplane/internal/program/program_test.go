@@ -1,7 +1,6 @@
 package program
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"log/slog"
@@ -9,36 +8,18 @@ import (
 	"runtime"
 	"slices"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
 	"time"
 
 	"outrigger.dev/controlplane/internal/serving"
+	"outrigger.dev/telemetry/logging/logtest"
 )
-
-// output is what a program wrote so far.
-type output struct {
-	mu     sync.Mutex
-	buffer bytes.Buffer
-}
-
-func (o *output) Write(p []byte) (int, error) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	return o.buffer.Write(p)
-}
-
-func (o *output) String() string {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	return o.buffer.String()
-}
 
 func none(string) (string, bool) { return "", false }
 
 // define makes a program that takes the flags of a service.
-func define(stderr *output, run func(context.Context) error) Program {
+func define(stderr *logtest.Output, run func(context.Context) error) Program {
 	common, security := &Common{}, &Security{}
 	set := NewFlags("demo", stderr)
 	common.Declare(set)
@@ -75,7 +56,7 @@ func TestMainEnds(t *testing.T) {
 				t.Cleanup(func() { close(release) })
 				tt.run = func(context.Context) error { <-release; return nil }
 			}
-			var stdout, stderr output
+			var stdout, stderr logtest.Output
 			signals := make(chan os.Signal, 2)
 			for _, s := range tt.signal {
 				signals <- s
@@ -103,7 +84,7 @@ func TestDoubleDashes(t *testing.T) {
 		{"-mode", "--mode"},
 		{"- --", "- --"},
 	} {
-		if got := doubleDashes(define(&output{}, nil).Flags, strings.Fields(tt.in)); !slices.Equal(got, strings.Fields(tt.want)) {
+		if got := doubleDashes(define(&logtest.Output{}, nil).Flags, strings.Fields(tt.in)); !slices.Equal(got, strings.Fields(tt.want)) {
 			t.Errorf("%s: %q, want %s", tt.in, got, tt.want)
 		}
 	}
@@ -112,7 +93,7 @@ func TestDoubleDashes(t *testing.T) {
 func TestOpenSecurity(t *testing.T) {
 	open := func(env map[string]string, args ...string) (*serving.Security, error) {
 		lookup := func(name string) (string, bool) { value, ok := env[name]; return value, ok }
-		set, f := NewFlags("demo", &output{}), &Security{}
+		set, f := NewFlags("demo", &logtest.Output{}), &Security{}
 		f.Declare(set, lookup)
 		if err := set.Parse(args); err != nil {
 			t.Fatal(err)
@@ -142,7 +123,7 @@ func TestSignalsOfTheSystem(t *testing.T) {
 	if runtime.GOOS == "windows" {
 		t.Skip("a process cannot send itself signals here")
 	}
-	var stdout, stderr output
+	var stdout, stderr logtest.Output
 	serving, code := make(chan struct{}), make(chan int, 1)
 	go func() {
 		code <- Main(Process[struct{}]{Stdout: &stdout, Stderr: &stderr}, define(&stderr, func(ctx context.Context) error {

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"outrigger.dev/controlplane/placement/placementtest"
+	"outrigger.dev/telemetry/logging/logtest"
 	"outrigger.dev/test/servers"
 )
 
@@ -18,7 +19,7 @@ import (
 type member struct {
 	args    []string
 	address string
-	log     *output
+	log     *logtest.Output
 	cmd     *exec.Cmd
 	ended   chan error
 }
@@ -64,7 +65,7 @@ func TestClusterOfProcesses(t *testing.T) {
 	}
 	members := make([]*member, 3)
 	for i := range members {
-		m := &member{address: addresses[i], log: &output{}, args: []string{
+		m := &member{address: addresses[i], log: &logtest.Output{}, args: []string{
 			"-id", fmt.Sprintf("p-%d", i), "-initial-cluster", strings.Join(peers, ","), "-port", fmt.Sprint(ports[3+i]), "-listen-address", "127.0.0.1",
 			"-healthz-port", "0", "-enable-metrics=false",
 		}}

@@ -1,12 +1,10 @@
 package process
 
 import (
-	"bytes"
 	"encoding/json"
 	"net"
 	"os"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -14,24 +12,6 @@ import (
 	"outrigger.dev/controlplane/placement"
 	"outrigger.dev/telemetry/logging/logtest"
 )
-
-// output is what a program wrote so far.
-type output struct {
-	mu     sync.Mutex
-	buffer bytes.Buffer
-}
-
-func (o *output) Write(p []byte) (int, error) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	return o.buffer.Write(p)
-}
-
-func (o *output) String() string {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	return o.buffer.String()
-}
 
 // environment looks names up in a map.
 func environment(env map[string]string) func(string) (string, bool) {
@@ -72,7 +52,7 @@ func TestMainWithoutServing(t *testing.T) {
 		{"sentry address", []string{"--tls-enabled", "--sentry-address", "x"}, 1, `the address of Sentry is \"x\"`, ""},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			var stdout, stderr output
+			var stdout, stderr logtest.Output
 			code := Main(Process{
 				Version: "1.2.3", Args: append([]string{"--healthz-port", "0", "--metrics-port", "0"}, tt.args...), Stdout: &stdout, Stderr: &stderr,
 				LookupEnv: environment(nil), Signals: make(chan os.Signal),
@@ -85,7 +65,7 @@ func TestMainWithoutServing(t *testing.T) {
 }
 
 func TestServesUntilASignal(t *testing.T) {
-	var stdout, stderr output
+	var stdout, stderr logtest.Output
 	signals, code, started := make(chan os.Signal, 1), make(chan int, 1), make(chan placement.Addresses, 1)
 	go func() {
 		code <- Main(Process{
@@ -129,7 +109,7 @@ func TestServesUntilASignal(t *testing.T) {
 func TestOptions(t *testing.T) {
 	parse := func(env map[string]string, args ...string) placement.Options {
 		t.Helper()
-		f := newFlags(&output{}, environment(env))
+		f := newFlags(&logtest.Output{}, environment(env))
 		if err := f.set.Parse(args); err != nil {
 			t.Fatal(err)
 		}
@@ -157,7 +137,7 @@ func TestOptions(t *testing.T) {
 	if o := parse(map[string]string{"NAMESPACE": "mesh"}, "--tls-enabled", "--trust-domain", "td"); !o.Security.Enabled() || o.Security.ID().String() != "spiffe://td/ns/mesh/dapr-placement" {
 		t.Errorf("the identity is %s", o.Security.ID())
 	}
-	f := newFlags(&output{}, environment(map[string]string{"NAMESPACE": "mesh"}))
+	f := newFlags(&logtest.Output{}, environment(map[string]string{"NAMESPACE": "mesh"}))
 	if got := f.security.SentryAddress; got != "dapr-sentry.mesh.svc:443" {
 		t.Errorf("the address of Sentry is %s", got)
 	}

@@ -16,12 +16,13 @@ import (
 	sentryprocess "outrigger.dev/controlplane/sentry/process"
 	"outrigger.dev/identity"
 	"outrigger.dev/identity/workload"
+	"outrigger.dev/telemetry/logging/logtest"
 )
 
 // launch runs a program until the test ends, and returns where it listens.
-func launch[A any](t *testing.T, run func(signals chan os.Signal, out *output, started func(A)) int) A {
+func launch[A any](t *testing.T, run func(signals chan os.Signal, out *logtest.Output, started func(A)) int) A {
 	t.Helper()
-	signals, code, started, out := make(chan os.Signal, 1), make(chan int, 1), make(chan A, 1), &output{}
+	signals, code, started, out := make(chan os.Signal, 1), make(chan int, 1), make(chan A, 1), &logtest.Output{}
 	go func() { code <- run(signals, out, func(a A) { started <- a }) }()
 	select {
 	case a := <-started:
@@ -44,13 +45,13 @@ func launch[A any](t *testing.T, run func(signals chan os.Signal, out *output, s
 func TestIdentityFromSentry(t *testing.T) {
 	dir, env := t.TempDir(), environment(map[string]string{"NAMESPACE": "mesh"})
 	local := []string{"--port", "0", "--listen-address", "127.0.0.1", "--healthz-port", "0", "--enable-metrics=false", "--trust-domain", "example.org"}
-	ca := launch(t, func(signals chan os.Signal, out *output, started func(sentry.Addresses)) int {
+	ca := launch(t, func(signals chan os.Signal, out *logtest.Output, started func(sentry.Addresses)) int {
 		return sentryprocess.Main(sentryprocess.Process{
 			Args: append([]string{"--issuer-credentials", dir}, local...), Stdout: out, Stderr: out, LookupEnv: env, Signals: signals, Started: started,
 		})
 	})
 	anchors := filepath.Join(dir, "ca.crt")
-	at := launch(t, func(signals chan os.Signal, out *output, started func(placement.Addresses)) int {
+	at := launch(t, func(signals chan os.Signal, out *logtest.Output, started func(placement.Addresses)) int {
 		return Main(Process{
 			Args:   append([]string{"--tls-enabled", "--trust-anchors-file", anchors, "--sentry-address", ca.GRPC.String()}, local...),
 			Stdout: out, Stderr: out, LookupEnv: env, Signals: signals, Started: started,

@@ -1,14 +1,12 @@
 package process
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"net"
 	"os"
 	"path/filepath"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -18,24 +16,6 @@ import (
 	"outrigger.dev/controlplane/sentry/ca"
 	"outrigger.dev/telemetry/logging/logtest"
 )
-
-// output is what a program wrote so far.
-type output struct {
-	mu     sync.Mutex
-	buffer bytes.Buffer
-}
-
-func (o *output) Write(p []byte) (int, error) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	return o.buffer.Write(p)
-}
-
-func (o *output) String() string {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	return o.buffer.String()
-}
 
 // environment looks names up in a map.
 func environment(env map[string]string) func(string) (string, bool) {
@@ -88,7 +68,7 @@ func TestMainWithoutServing(t *testing.T) {
 		{"kubernetes without namespace", []string{"--mode", "kubernetes"}, 1, "the environment variable NAMESPACE is not set", ""},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			var stdout, stderr output
+			var stdout, stderr logtest.Output
 			code := Main(Process{
 				Version: "1.2.3", Args: append([]string{"--issuer-credentials", t.TempDir(), "--healthz-port", "0", "--metrics-port", "0"}, tt.args...), Stdout: &stdout, Stderr: &stderr,
 				LookupEnv: environment(nil), Signals: make(chan os.Signal),
@@ -102,7 +82,7 @@ func TestMainWithoutServing(t *testing.T) {
 
 func TestServesUntilASignal(t *testing.T) {
 	dir := t.TempDir()
-	var stdout, stderr output
+	var stdout, stderr logtest.Output
 	signals, code, started := make(chan os.Signal, 1), make(chan int, 1), make(chan sentry.Addresses, 1)
 	go func() {
 		code <- Main(Process{
@@ -149,7 +129,7 @@ func TestOptions(t *testing.T) {
 	keys := `{"keys":[{"kty":"OKP","crv":"Ed25519","kid":"a","x":"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}]}`
 	parse := func(env map[string]string, args ...string) (sentry.Options, error) {
 		t.Helper()
-		f := newFlags(&output{})
+		f := newFlags(&logtest.Output{})
 		if err := f.set.Parse(args); err != nil {
 			t.Fatal(err)
 		}
