@@ -95,15 +95,22 @@ func (s *server) schedule(ctx context.Context, r *schedulerv1.ScheduleJobRequest
 	return statusOf(e.Schedule(ctx, name, job, r.GetOverwrite()))
 }
 
+// beginJob is begin for one job, whose full name it returns.
+func (s *server) beginJob(ctx context.Context, short string, m *schedulerv1.JobMetadata) (e *engine.Engine, name string, err error) {
+	if e, err = s.begin(ctx, m); err != nil {
+		return nil, "", err
+	}
+	if name, err = record.Name(short, m); err != nil {
+		return nil, "", status.Error(codes.Unknown, err.Error())
+	}
+	return e, name, nil
+}
+
 // GetJob implements [schedulerv1.SchedulerServer].
 func (s *server) GetJob(ctx context.Context, r *schedulerv1.GetJobRequest) (*schedulerv1.GetJobResponse, error) {
-	e, err := s.begin(ctx, r.GetMetadata())
+	e, name, err := s.beginJob(ctx, r.GetName(), r.GetMetadata())
 	if err != nil {
 		return nil, err
-	}
-	name, err := record.Name(r.GetName(), r.GetMetadata())
-	if err != nil {
-		return nil, status.Error(codes.Unknown, err.Error())
 	}
 	job, err := e.Get(ctx, name)
 	if err != nil {
@@ -114,13 +121,9 @@ func (s *server) GetJob(ctx context.Context, r *schedulerv1.GetJobRequest) (*sch
 
 // DeleteJob implements [schedulerv1.SchedulerServer].
 func (s *server) DeleteJob(ctx context.Context, r *schedulerv1.DeleteJobRequest) (*schedulerv1.DeleteJobResponse, error) {
-	e, err := s.begin(ctx, r.GetMetadata())
+	e, name, err := s.beginJob(ctx, r.GetName(), r.GetMetadata())
 	if err != nil {
 		return nil, err
-	}
-	name, err := record.Name(r.GetName(), r.GetMetadata())
-	if err != nil {
-		return nil, status.Error(codes.Unknown, err.Error())
 	}
 	if err := e.Delete(ctx, name); err != nil {
 		return nil, statusOf(err)
